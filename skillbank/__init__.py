@@ -1,0 +1,1 @@
+"""skillbank: past experience as curated skill-mistake pairs."""

@@ -1,0 +1,58 @@
+"""Every error that `skillbank` raises on purpose.
+
+    SkillBankError
+    ├── BankNotFound      (FileNotFoundError)  no bank at the path
+    ├── BankExists        (FileExistsError)    a bank is already there
+    ├── BankCorrupt       (RuntimeError)       the database or a file of the bank cannot be read
+    ├── EntryNotFound     (KeyError)           no entry with that id
+    ├── InvalidEntry      (ValueError)         an entry's text or an operation on it is refused
+    ├── RolloutsNotFound  (FileNotFoundError)  the file of past rollouts is missing
+    ├── RolloutsInvalid   (ValueError)         the file holds no usable rollout
+    ├── EmbedderNotFound  (FileNotFoundError)  the embedding model cannot be loaded
+    └── ForeignFingerprint(ValueError)         the bank's vectors come from another embedder
+
+Each is also the built-in that fits, so callers may catch either. Messages name the value, the bound and the fix.
+"""
+
+from __future__ import annotations
+
+
+class SkillBankError(Exception):
+    """Root of the tree; the command line prints its message as one line."""
+
+
+class BankNotFound(SkillBankError, FileNotFoundError):
+    pass
+
+
+class BankExists(SkillBankError, FileExistsError):
+    pass
+
+
+class BankCorrupt(SkillBankError, RuntimeError):
+    pass
+
+
+class EntryNotFound(SkillBankError, KeyError):
+    def __str__(self) -> str:  # KeyError would print the repr of its message
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidEntry(SkillBankError, ValueError):
+    pass
+
+
+class RolloutsNotFound(SkillBankError, FileNotFoundError):
+    pass
+
+
+class RolloutsInvalid(SkillBankError, ValueError):
+    pass
+
+
+class EmbedderNotFound(SkillBankError, FileNotFoundError):
+    pass
+
+
+class ForeignFingerprint(SkillBankError, ValueError):
+    pass

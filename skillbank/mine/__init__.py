@@ -1,0 +1,1 @@
+"""Mining: past rollouts in, skill-mistake pairs with evidence out."""

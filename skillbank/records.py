@@ -1,0 +1,143 @@
+"""What the skill bank speaks of: rollouts, skills, mistakes, pairs, and where they come from.
+
+All records are frozen pydantic models. Ids of entries are integers that the database hands out once and never again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Outcome = Literal["correct", "wrong", "unverifiable"]
+Kind = Literal["skill", "mistake", "pair"]
+Status = Literal["active", "disabled", "quarantined", "superseded", "retired"]
+
+
+class Record(BaseModel):
+    """Base of every record: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rollout(Record):
+    """One past attempt at a problem, verified. The line format of rollout files (JSONL or parquet)."""
+
+    rollout_id: str = Field(min_length=1)
+    problem_id: str = Field(min_length=1)
+    problem: str = Field(min_length=1)
+    completion: str
+    outcome: Outcome
+    answer: str | None = None
+    """The answer read from the completion."""
+    reference: str | None = None
+    """The reference answer of the problem."""
+    model: str | None = None
+    sampling: dict[str, Any] | None = None
+    source: str = "unknown"
+    split: str = "train"
+
+
+class Skill(Record):
+    """What the right attempts do."""
+
+    title: str = Field(min_length=1)
+    principle: str = Field(min_length=1)
+    when_to_apply: str = ""
+
+    def text(self) -> str:
+        """The text that is embedded (METHOD: title, principle, when_to_apply)."""
+        return "\n".join(part for part in (self.title, self.principle, self.when_to_apply) if part)
+
+
+class Mistake(Record):
+    """What the wrong attempts do, and what to do instead."""
+
+    description: str = Field(min_length=1)
+    why_it_happens: str = ""
+    how_to_avoid: str = ""
+
+    def text(self) -> str:
+        """The text that is embedded (METHOD: description, why_it_happens, how_to_avoid)."""
+        return "\n".join(part for part in (self.description, self.why_it_happens, self.how_to_avoid) if part)
+
+
+class Pair(Record):
+    """A skill and the mistake it was mined against: the unit of curation and of the usage ledger."""
+
+    skill_id: int
+    mistake_id: int
+
+
+class Evidence(Record):
+    """One place in one rollout on which an entry rests."""
+
+    rollout_id: str
+    problem_id: str
+    outcome: Outcome
+    quote: str
+    """The words of the completion."""
+    span: tuple[int, int] | None = None
+    """Character offsets [start, end) of `quote` in the completion."""
+    source: str = "unknown"
+
+
+class Flag(Record):
+    """A reason to look at an entry (and, in quarantine, not to retrieve it)."""
+
+    rule: str
+    reason: str
+
+
+class Entry(Record):
+    """A skill, mistake or pair as the bank holds it: content, state, version."""
+
+    id: int
+    kind: Kind
+    content: Skill | Mistake | Pair
+    status: Status = "active"
+    origin: str = "mined"
+    """Where it came from: mined, imported, manual, online, misleading (arena) ..."""
+    version: int = 1
+    revision: int = 0
+    """The bank revision that last changed it."""
+    evidence_count: int = 0
+    superseded_by: int | None = None
+
+
+class MinedPair(Record):
+    """A skill-mistake pair as a miner hands it to the bank, with all it rests on."""
+
+    skill: Skill
+    mistake: Mistake
+    skill_evidence: tuple[Evidence, ...]
+    mistake_evidence: tuple[Evidence, ...]
+    origin: str = "mined"
+
+
+class RetrievedPair(Record):
+    """One teacher's worth of guidance for a problem."""
+
+    skill_id: int
+    mistake_id: int
+    skill: Skill
+    mistake: Mistake
+    skill_cosine: float
+    mistake_cosine: float
+    weight: float
+    """softmax over the pool of mean(cosines) / temperature; a pool's weights sum to 1."""
+    pair_id: int | None = None
+    """The bank's pair entry that joins this skill and this mistake, when they were mined together."""
+
+
+def content_hash(content: BaseModel) -> str:
+    """Hash of what an entry says, equal for equal content on every machine."""
+    text = json.dumps(content.model_dump(), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def problem_hash(problem: str) -> str:
+    """Id of a problem by its text, whitespace folded: the same problem in two files gets one id."""
+    return hashlib.sha256(" ".join(problem.split()).encode()).hexdigest()[:16]
