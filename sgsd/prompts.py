@@ -1,8 +1,8 @@
 """Every prompt string of training and evaluation, once.
 
 A *plain* prompt holds the problem and the instruction. A *guided* prompt puts skill-mistake pairs before the problem, as
-soft guidance. Both are chat messages for the tokenizer's own template and end in the same assistant header, so that the
-first completion token is scored in the same state by the student and by its teachers (METHOD.md, 1.4).
+soft guidance. Both are chat messages for the tokenizer's own template and end in the same assistant header, so that
+the first completion token is scored in the same state by the student and by its teachers.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a generator returns for one prompt: the tokens after the prompt, the end token included when there is one."""
+    """What a generator returns for one prompt: the tokens after the prompt, with the end token if there is one."""
 
     token_ids: tuple[int, ...]
     text: str

@@ -4,8 +4,10 @@
     ├── BankNotFound      (FileNotFoundError)  no bank at the path
     ├── BankExists        (FileExistsError)    a bank is already there
     ├── BankCorrupt       (RuntimeError)       the database or a file of the bank cannot be read
+    ├── BankBusy          (TimeoutError)       another process holds the bank's write lock
     ├── EntryNotFound     (KeyError)           no entry with that id
     ├── InvalidEntry      (ValueError)         an entry's text or an operation on it is refused
+    ├── InvalidOption     (ValueError)         a setting of retrieval is out of its bounds
     ├── RolloutsNotFound  (FileNotFoundError)  the file of past rollouts is missing
     ├── RolloutsInvalid   (ValueError)         the file holds no usable rollout
     ├── EmbedderNotFound  (FileNotFoundError)  the embedding model cannot be loaded
@@ -55,4 +57,12 @@ class EmbedderNotFound(SkillBankError, FileNotFoundError):
 
 
 class ForeignFingerprint(SkillBankError, ValueError):
+    pass
+
+
+class BankBusy(SkillBankError, TimeoutError):
+    pass
+
+
+class InvalidOption(SkillBankError, ValueError):
     pass

@@ -5,8 +5,20 @@ One place, because whoever trains or tests on mined text must write exactly what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from skillbank.mine.steps import (
+    EXPRESSION,
+    NUMBER,
+    STOP_WORDS,
+    Calculation,
+    content_stems,
+    normal_number,
+    numbers_in,
+    terms,
+)
 from skillbank.records import Mistake, Skill
 
 
@@ -27,3 +39,197 @@ def mistake_from_step(wrong: str, right: str) -> Mistake:
         why_it_happens="Wrong attempts depart here from what the right ones share.",
         how_to_avoid=f"Instead: {right}",
     )
+
+
+# --------------------------------------------------------------------------------------------- steps with calculations
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A right calculation and the wrong one it stands against, with what is needed to put them into words."""
+
+    problem: str
+    reference: str | None
+    right: str
+    right_calculation: Calculation
+    wrong: str
+    wrong_calculation: Calculation
+    stopped_short: bool = False
+    """The wrong attempt did nothing wrong but end here."""
+
+    @property
+    def skipped(self) -> bool:
+        """The two calculations have no operand in common, so the wrong one does not stand in the right one's place."""
+        return not set(self.wrong_calculation.operands) & set(self.right_calculation.operands)
+
+
+def skill_from_calculation(lesson: Lesson) -> Skill:
+    """The operation, what it is for, and the step as its example; the reference answer reads "the result"."""
+    advice = operation(lesson.right_calculation)
+    example = hide_answer(lesson.right, lesson)
+    topic = ", ".join(terms(lesson.right, lesson.problem))
+    return Skill(
+        title=f"{advice}: {purpose(example)}",
+        principle=example if _IMPERATIVE.search(example) else f"{advice} here, as in: {example}",
+        when_to_apply=f"The problem mentions {topic}." if topic else "",
+    )
+
+
+def mistake_from_calculation(lesson: Lesson) -> Mistake:
+    """The wrong step, how its calculation differs from the right one, and the right step."""
+    wrong, right = hide_answer(lesson.wrong, lesson), hide_answer(lesson.right, lesson)
+    if lesson.stopped_short:
+        advice = f"Go on and {operation(lesson.right_calculation).lower()}"
+    elif lesson.skipped:
+        advice = f"Do not leave out this step, {operation(lesson.right_calculation).lower()}"
+    elif operation(lesson.wrong_calculation) != operation(lesson.right_calculation):
+        advice = f"Instead, {operation(lesson.right_calculation).lower()}"
+    else:
+        advice = "Instead"
+    return Mistake(
+        description=f"Stops after: {wrong}" if lesson.stopped_short else wrong,
+        why_it_happens=_difference(lesson),
+        how_to_avoid=f"{advice}: {right}",
+    )
+
+
+def hide_answer(text: str, lesson: Lesson) -> str:
+    """The reference answer reads "the result", except where it is a number that the problem itself gives."""
+    answer = _answer(lesson)
+    given = answer in numbers_in(lesson.problem) or _NUMBER_WORDS.get(answer or "", "-") in lesson.problem.lower()
+
+    def replace(match: re.Match[str]) -> str:
+        if normal_number(match["number"]) != answer or (given and not match["equals"]):
+            return match.group()
+        return "= the result" if match["equals"] else "the result"
+
+    return _VALUE.sub(replace, text) if answer is not None else text
+
+
+def _answer(lesson: Lesson) -> str | None:
+    numbers = numbers_in(lesson.reference or "")
+    return numbers[-1] if numbers else None
+
+
+_NUMBER_WORDS = {
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "5": "five",
+    "6": "six",
+    "7": "seven",
+    "8": "eight",
+    "9": "nine",
+    "10": "ten",
+    "12": "dozen",
+}
+_VALUE = re.compile(rf"(?P<equals>=\s*[$€£]?\s*-?)?[$€£]?(?<![\d.,])(?P<number>{NUMBER})(?!\d|[.,]\d)")
+
+
+# ---------------------------------------------------------------------------------------------------------- operations
+
+_VERBS = {
+    "+": ("add", "adds"),
+    "-": ("subtract", "subtracts"),
+    "*": ("multiply", "multiplies"),
+    "/": ("divide", "divides"),
+}
+_PERCENT = frozenset({"100", "0.01"})
+
+
+def operation(calculation: Calculation) -> str:
+    """The operations of a calculation as advice: "Multiply", "Multiply and subtract", "Take the percentage"."""
+    return _verbs(calculation, third_person=False).capitalize()
+
+
+def _verbs(calculation: Calculation, third_person: bool) -> str:
+    operators, operands = set(calculation.operators), calculation.operands
+    take = "takes" if third_person else "take"
+    if "*" in operators and operators <= {"*", "/"} and len(operands) > 2:
+        if _PERCENT & set(operands[1:]):
+            return f"{take} the percentage"
+        if calculation.fraction and operators == {"*"}:
+            return f"{take} the fraction"
+    verbs = [forms[third_person] for operator, forms in _VERBS.items() if operator in operators]
+    return " and ".join([", ".join(verbs[:-1]), verbs[-1]] if len(verbs) > 1 else verbs)
+
+
+def _difference(lesson: Lesson) -> str:
+    wrong, right = lesson.wrong_calculation, lesson.right_calculation
+    theirs = _verbs(right, third_person=False)
+    if lesson.stopped_short:
+        return f"The attempt ends too early; right attempts go on and {theirs}."
+    if lesson.skipped:
+        return f"The attempt goes on without it; right attempts {theirs} here."
+    if operation(wrong) != operation(right):
+        return f"The attempt {_verbs(wrong, third_person=True)} where right attempts {theirs}."
+    extra = [number for number in wrong.operands if number not in right.operands]
+    lacking = [number for number in right.operands if number not in wrong.operands]
+    if len(extra) == len(lacking) == 1 and _answer(lesson) not in (*extra, *lacking):
+        return f"The operation is right, a quantity is not: {extra[0]} in place of {lacking[0]}."
+    if sorted(wrong.operands) == sorted(right.operands):
+        return "The operation is right, the order of the quantities is not."
+    return "The operation is right, the quantities are not."
+
+
+# -------------------------------------------------------------------------------------------- what a calculation is for
+
+_IMPERATIVE = re.compile(
+    r"^(?:(?:first|then|next|now|finally|and|also|so|lastly)\b,?\s*)*"
+    r"(?:find|add|subtract|multiply|divide|calculate|determine|compute|figure out|convert|combine|take|use|simplify)\b",
+    re.IGNORECASE,
+)
+_TO_FIND = re.compile(
+    r"\b(?:find|calculate|determine|figure out|compute)\s+(?!\w+\s*$)(.+?)(?=\s+by\b|\s*[:,=]|$)", re.IGNORECASE
+)
+_LEADING_VALUE = re.compile(rf"^(?:the result|-?[$€£]?\s*-?{NUMBER})\s*%?\s*")
+_FINAL_EXPRESSION = re.compile(rf"(?:{EXPRESSION}|[\s$€£()%+*/×÷x=–−-]|{NUMBER})+$")
+_CLAUSE_END = re.compile(
+    r"(?:[,;:!?]|(?<!\bMrs)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bm)\.)\s+|"  # "a.m." ends nothing
+    r"\s+(?:so|because|since|then|which means|which is|meaning|that's|therefore|if|when|but|as)\s+",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(
+    r"^(?:so|and|then|that|thus|therefore|that means|this means|means|in total|also|first|next|finally|now)\b,?\s*",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"(?:[\s,]+(?:is|are|was|were|will|be|has|have|had|a|an|the|of|for|to|total|and|by|at|in|there|only|worth|or|that))+$",
+    re.IGNORECASE,
+)
+_PREPOSITION = re.compile(
+    r"^(?:in|on|at|from|for|per|of|to|by|with|after|each|every|a|an|and|or|more|less|left)\b", re.IGNORECASE
+)
+MAX_PURPOSE_WORDS = 9
+
+
+def purpose(text: str) -> str:
+    """What a calculation is for: the words behind "find", behind its value, or before its expression."""
+    named = _TO_FIND.search(text)
+    if named:
+        return _shorten(named[1])
+    head, found, tail = text.rpartition("=")
+    if not found:
+        return _clause(text)
+    after = _shorten(_CLAUSE_END.split(_LEADING_VALUE.sub("", tail.strip()), maxsplit=1)[0])
+    before = _clause(head)
+    if len(content_stems(after)) >= 2 and not (_PREPOSITION.search(after) and len(content_stems(before)) >= 2):
+        return after
+    return before or after or text
+
+
+def _clause(head: str) -> str:
+    """The last clause that says something, without the expression at its end."""
+    head = _FINAL_EXPRESSION.sub("", head)
+    clauses = [clause for clause in _CLAUSE_END.split(head) if len(content_stems(clause)) >= 2]
+    return _shorten(clauses[-1] if clauses else head)
+
+
+def _shorten(clause: str) -> str:
+    clause = clause.strip(" .,;:")
+    while (shorter := _OPENING.sub("", clause)) != clause:
+        clause = shorter
+    clause = _CLOSING.sub("", " ".join(clause.split()[:MAX_PURPOSE_WORDS])).strip(" .,;:")
+    first = clause.partition(" ")[0]
+    return clause[:1].lower() + clause[1:] if first.lower() in STOP_WORDS | {"each", "if", "from", "after"} else clause

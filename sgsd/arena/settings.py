@@ -1,0 +1,63 @@
+"""The settings under which the arena is trained; `configs/arena.yaml` is the `easy` one, written out."""
+
+from __future__ import annotations
+
+from sgsd.arena.tasks import CHAIN_LENGTH, Level
+from sgsd.config import (
+    BankConfig,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    RunConfig,
+    SamplingConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+TOKENS_A_STEP = 16
+"""Of a solution, a little more than any step takes."""
+
+
+def sampling(level: Level, *, n: int = 1, temperature: float = 1.0) -> SamplingConfig:
+    return SamplingConfig(
+        n=n,
+        temperature=temperature,
+        max_new_tokens=TOKENS_A_STEP * CHAIN_LENGTH[level] + 8,
+        max_prompt_tokens=512,
+        batch_size=256,
+    )
+
+
+def arena_config(level: Level = "easy", *, output_dir: str = "runs/arena", seed: int = 0) -> RunConfig:
+    """The method's published settings, but for what follows the model's size: rate, batch, steps, full weights."""
+    return RunConfig(
+        output_dir=f"{output_dir}/run",
+        seed=seed,
+        model=ModelConfig(name_or_path="arena", dtype="float32"),
+        data=DataConfig(source=f"arena:{level}"),
+        bank=BankConfig(path=f"{output_dir}/bank"),
+        rollout=sampling(level),
+        teacher=TeacherConfig(token_budget=8192),
+        train=TrainConfig(
+            max_steps=STEPS[level],
+            per_device_batch_size=32,
+            gradient_accumulation_steps=1,
+            learning_rate=1e-4,
+            schedule="linear",
+            max_grad_norm=1.0,
+            save_every=50,
+            keep_checkpoints=2,
+        ),
+        eval=EvalConfig(
+            data=DataConfig(source=f"arena:{level}", split="test"),
+            sampling=sampling(level, temperature=0.0),
+            every_steps=STEPS[level] // 10,
+        ),
+    )
+
+
+STEPS: dict[Level, int] = {"easy": 100, "medium": 100, "hard": 100}
+PAST_PROBLEMS: dict[Level, int] = {"easy": 240, "medium": 320, "hard": 480}
+"""Problems on which the base makes the past rollouts that the bank is mined from."""
+PAST_DRAWS = 8
+"""Rollouts a problem."""

@@ -1,0 +1,76 @@
+"""`sgsd demo`: the real system on the arena, from nothing to a better student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sgsd.cli.common import console, emit
+from sgsd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sgsd.arena.demo import DemoReport
+
+
+def demo_command(
+    level: Annotated[str, typer.Option(help="easy, medium or hard: chains of one, two or more operations.")] = "easy",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything it makes. Default: runs/demo-LEVEL-SEED.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that all parts work.")] = False,
+    misleading: Annotated[float, typer.Option(help="Share of the bank's entries that teach wrong rules.")] = 0.0,
+    irrelevant: Annotated[float, typer.Option(help="Share of the bank's entries that are beside the point.")] = 0.0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the run, such as objective.polarity=off.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a small model with its own mined experience and show what it gains.
+
+    Example: sgsd demo --level easy --seed 0 --out runs/first
+    """
+    from sgsd.arena.tasks import CHAIN_LENGTH
+
+    if level not in CHAIN_LENGTH:
+        raise ConfigError(f"--level {level} is none: choose {', '.join(CHAIN_LENGTH)}")
+    if not (0 <= misleading and 0 <= irrelevant and misleading + irrelevant < 1):
+        raise ConfigError(
+            f"--misleading {misleading} and --irrelevant {irrelevant} are shares: neither below 0, together below 1"
+        )
+    from sgsd.arena.demo import run_demo
+
+    report = run_demo(
+        level,
+        seed=seed,
+        out=out or _free_folder(level, seed),
+        quick=quick,
+        misleading=misleading,
+        irrelevant=irrelevant,
+        overrides=overrides,
+        say=lambda text: console.print(text, markup=False, highlight=False),
+    )
+    emit(report, as_json, lambda: _print(report))
+
+
+def _free_folder(level: str, seed: int) -> Path:
+    """The default folder, numbered on when an earlier demo has it."""
+    first = Path("runs") / f"demo-{level}-{seed}"
+    candidates = (first if i == 1 else first.with_name(f"{first.name}-{i}") for i in range(1, 10_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _print(report: DemoReport) -> None:
+    typer.echo("")
+    typer.echo(f"plain-prompt accuracy on {report.held_out:,} held-out problems")
+    for point in report.curve:
+        bar = "█" * round(40 * point["accuracy"])
+        typer.echo(f"  step {point['step']:>4}  {point['tokens']:>8,} tokens  {point['accuracy']:6.1%}  {bar}")
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in report.polarity.items())
+    typer.echo(
+        f"{report.accuracy_before:.1%} -> {report.accuracy_after:.1%} with {report.generated_tokens:,} generated tokens "
+        f"in {sum(report.seconds.values()):.0f} s; teachers: {shares}"
+    )
+    typer.echo(f"student: {report.student}    bank: {report.bank}")
+    typer.echo(f"next:    sgsd eval --model {report.student} --data arena:{report.level} --split test")
+    typer.echo(f"         sgsd bank list --bank {report.bank}")

@@ -1,0 +1,118 @@
+"""`sgsd eval`: accuracy of a model on held-out problems, plain or with the bank in the prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sgsd.cli.common import emit, progress
+from sgsd.config import BankConfig, DataConfig, EvalConfig, SamplingConfig, VerifierConfig
+
+if TYPE_CHECKING:
+    from sgsd.evaluate import EvalResult
+    from sgsd.rollout import GuidanceSource
+
+
+def evaluate_command(
+    data: Annotated[str, typer.Option(help="Problems: a JSONL or parquet file, a hub name, or arena:LEVEL.")],
+    model: Annotated[str, typer.Option(help="A folder (weights or an adapter), a hub name, or `arena`.")] = "arena",
+    k: Annotated[int, typer.Option("--k", "-k", help="Completions a problem: avg@k, pass@k, majority@k.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy. Default: 0 when k is 1, else 1.")] = None,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0 keeps the whole vocabulary.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Default: what the model's generation settings say, else 1024.")
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="Problems with longer prompts are left out and counted.")
+    ] = 2048,
+    batch_size: Annotated[int, typer.Option(help="Prompts drawn at once.")] = 64,
+    thinking: Annotated[bool, typer.Option(help="Let models think that can.")] = False,
+    bank: Annotated[Path | None, typer.Option(help="Put pairs retrieved from this bank into the prompt.")] = None,
+    pairs: Annotated[int, typer.Option(help="With --bank: pairs a problem.")] = 8,
+    verifier: Annotated[str, typer.Option(help="math, exact, choice or your own module:function.")] = "math",
+    timeout: Annotated[float, typer.Option(help="Seconds a verification; more is unverifiable.")] = 5.0,
+    truncated: Annotated[str, typer.Option(help="Completions that were cut off: grade, wrong or ignore.")] = "grade",
+    split: Annotated[str, typer.Option(help="Which split of the problems.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first problems only.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write numbers and outcomes here, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure avg@k, pass@k and majority@k on held-out problems, with 95 % bootstrap intervals.
+
+    Example: sgsd eval --model runs/arena/student --data arena:easy
+    """
+    heat = (0.0 if k == 1 else 1.0) if temperature is None else temperature
+    sampling = SamplingConfig.model_validate(
+        {"n": k, "temperature": heat, "top_p": top_p, "top_k": top_k, "batch_size": batch_size, "thinking": thinking}
+    )
+    judge = VerifierConfig.model_validate({"name": verifier, "timeout_s": timeout, "truncated": truncated})
+    pool = BankConfig.model_validate({"path": str(bank) if bank else None, "k": pairs})
+
+    from sgsd.cli.sources import load_source
+
+    problems = load_source(DataConfig(source=data, split=split, limit=limit))
+    guidance = _guidance(pool, seed)
+
+    from sgsd.cli.drawing import open_student, with_length
+    from sgsd.evaluate import evaluate
+    from sgsd.verify import load_verifier
+
+    checker = load_verifier(judge)
+    generator, tokenizer, suggested = open_student(model)
+    with progress("evaluation", total=len(problems)) as advance:
+        result = evaluate(
+            generator,
+            tokenizer,
+            problems,
+            checker,
+            EvalConfig(sampling=with_length(sampling, max_new_tokens, suggested), with_bank=guidance is not None),
+            truncated=judge.truncated,
+            max_prompt_tokens=max_prompt_tokens,
+            seed=seed,
+            guidance=guidance,
+            on_progress=advance,
+        )
+    checker.close()
+    if out is not None:
+        _write(out, result)
+    emit(result.summary(), as_json, lambda: _print(result))
+
+
+def _guidance(pool: BankConfig, seed: int) -> GuidanceSource | None:
+    if pool.path is None:
+        return None
+    from sgsd.rollout import bank_guidance
+    from skillbank.retrieve import open_retriever
+
+    return bank_guidance(open_retriever(pool.path, k=pool.k, seed=seed))
+
+
+def _write(path: Path, result: EvalResult) -> None:
+    """Write summary and records, whole or not at all."""
+    content: dict[str, Any] = {**result.summary(), "records": [dataclasses.asdict(r) for r in result.records]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.tmp")
+    part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def _print(result: EvalResult) -> None:
+    low, high = result.ci
+    over = f"avg@{result.k} over {result.problems} problems"
+    typer.echo(f"accuracy {result.accuracy:.3f} [{low:.3f}, {high:.3f}]  {over}")
+    if result.k > 1:
+        for draws, estimate in result.pass_at_k.items():
+            typer.echo(f"pass@{draws}  {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
+        vote = result.majority_at_k
+        typer.echo(f"majority@{result.k}  {vote.value:.3f} [{vote.low:.3f}, {vote.high:.3f}]")
+    notes = [f"{result.mean_tokens:.1f} tokens a completion"]
+    notes += [f"{result.truncated_share:.1%} cut off"] if result.truncated_share else []
+    notes += [f"{result.unverifiable} unverifiable"] if result.unverifiable else []
+    notes += [f"{result.too_long} problems left out, prompt too long"] if result.too_long else []
+    typer.echo("; ".join(notes))

@@ -1,0 +1,282 @@
+"""Every configuration, as pydantic models. YAML in, `--set a.b=c` over it, unknown keys refused.
+
+Torch-free, so that the command line can check a configuration before anything heavy is imported. Defaults are those of
+the paper where it names one (arXiv 2605.28791 and its released configuration).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from sgsd.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every section: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class LoraConfig(Config):
+    """A LoRA adapter, trained in place of the full weights."""
+
+    r: PositiveInt = 64
+    alpha: PositiveInt = 128
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelConfig(Config):
+    """The student."""
+
+    name_or_path: str = "arena"
+    """A folder, a hub name, or `arena`: the small base model that comes with the package."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    lora: LoraConfig | None = None
+    """None trains every weight."""
+
+
+class DataConfig(Config):
+    """Where problems come from."""
+
+    source: str = "arena:easy"
+    """A JSONL or parquet file, a hub name, or `arena:LEVEL`."""
+    split: str = "train"
+    limit: PositiveInt | None = None
+
+
+class SamplingConfig(Config):
+    """How completions are drawn."""
+
+    n: PositiveInt = 1
+    """Completions a prompt."""
+    max_new_tokens: PositiveInt = 1024
+    temperature: NonNegativeFloat = 1.0
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: NonNegativeInt = 0
+    """0 keeps the whole vocabulary."""
+    max_prompt_tokens: PositiveInt = 2048
+    """A longer student prompt is dropped and counted; a longer teacher prompt drops that teacher."""
+    batch_size: PositiveInt = 64
+    """Prompts in one call of the transformers generator."""
+    thinking: bool = False
+    """Handed to chat templates that know `enable_thinking`."""
+
+    @model_validator(mode="after")
+    def _greedy_has_one_completion(self) -> Self:
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"n = {self.n} greedy completions would all be equal: set n to 1 or temperature above 0")
+        return self
+
+
+class VerifierConfig(Config):
+    """What decides the outcome of a rollout."""
+
+    name: str = "math"
+    """`math`, `exact`, `choice` or your own `module:function`."""
+    timeout_s: PositiveFloat = 5.0
+    """A verification that takes longer is unverifiable, not wrong."""
+    truncated: Literal["grade", "wrong", "ignore"] = "grade"
+    """A rollout cut off at the limit: graded as it stands (the paper), wrong, or outcome 0."""
+
+
+class BankConfig(Config):
+    """The skill bank and what is retrieved from it."""
+
+    path: str | None = None
+    embedder: str | None = None
+    """None: the one that the bank was built with."""
+    k: PositiveInt = 8
+    """Pairs a problem, and so teachers a problem."""
+    mode: Literal["similar", "random"] = "similar"
+    temperature: PositiveFloat = 1.0
+    """Of the softmax over mean cosines that weighs the pairs."""
+    leave_one_problem_out: bool = True
+    """Never give a problem the entries that were mined from that problem alone."""
+
+
+class TeacherConfig(Config):
+    """The teachers: the same network under privileged prompts."""
+
+    weights: Literal["live", "base", "ema", "periodic"] = "live"
+    ema_decay: float = Field(0.99, ge=0.0, lt=1.0)
+    """Of `ema`: teacher = decay * teacher + (1 - decay) * student, once an optimiser step."""
+    period_steps: PositiveInt = 25
+    """Of `periodic`: the teacher becomes the student's copy this often."""
+    thinking: bool = False
+    token_budget: PositiveInt = 16_384
+    """Tokens, padding included, in one teacher forward pass."""
+
+
+class ObjectiveConfig(Config):
+    """The gated objective."""
+
+    tau: PositiveFloat = 1.0
+    """Width of the gate, in nats squared."""
+    clip: PositiveFloat = 3.0
+    """Bound on a token's say in the support, in nats."""
+    eps: NonNegativeFloat = 0.05
+    """Mean support below this is no opinion, in nats a token."""
+    polarity: Literal["verified", "off"] = "verified"
+    gate: Literal["bounded", "quadratic"] = "bounded"
+    support_baseline: Literal["none", "placebo", "pool"] = "none"
+    support_top_k: NonNegativeInt = 0
+    """0 scores with the full vocabulary (the paper's best); n > 0 on the teacher's top n and the sampled token."""
+
+    @model_validator(mode="after")
+    def _baseline_needs_full_vocabulary(self) -> Self:
+        if self.support_top_k and self.support_baseline != "none":
+            raise ValueError(
+                "support_baseline is defined on the full vocabulary: set support_top_k to 0 or drop the baseline"
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """The optimisation; handed to transformers.TrainingArguments."""
+
+    max_steps: PositiveInt = 200
+    per_device_batch_size: PositiveInt = 4
+    gradient_accumulation_steps: PositiveInt = 4
+    learning_rate: PositiveFloat = 5e-6
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    max_grad_norm: PositiveFloat = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta2: float = Field(0.999, gt=0.0, lt=1.0)
+    gradient_checkpointing: bool = False
+    save_every: PositiveInt = 25
+    """Optimiser steps between checkpoints."""
+    keep_checkpoints: PositiveInt | None = None
+    report_to: tuple[str, ...] = ()
+    """Trackers that transformers knows: tensorboard, wandb, ..."""
+
+
+class EvalConfig(Config):
+    """Accuracy on held-out problems."""
+
+    data: DataConfig | None = None
+    sampling: SamplingConfig = SamplingConfig(temperature=0.0)
+    every_steps: NonNegativeInt = 0
+    """Optimiser steps between points of the accuracy curve while training; 0 for none."""
+    with_bank: bool = False
+    """Put retrieved pairs into the prompt (base + skill)."""
+    bootstrap: PositiveInt = 1000
+
+
+class SGSDConfig(Config):
+    """The method: rollouts, verdicts, teachers, objective. What `SGSDTrainer` takes besides TrainingArguments."""
+
+    rollout: SamplingConfig = SamplingConfig(temperature=1.1, top_p=0.95, top_k=20)
+    verifier: VerifierConfig = VerifierConfig()
+    bank: BankConfig = BankConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    @model_validator(mode="after")
+    def _one_rollout_a_problem(self) -> Self:
+        if self.rollout.n != 1:
+            raise ValueError(f"rollout.n = {self.rollout.n}: sgsd takes one rollout a problem, raise the batch size")
+        return self
+
+
+class RunConfig(SGSDConfig):
+    """One training run: the method, and all that stands around it."""
+
+    method: Literal["sgsd"] = "sgsd"
+    output_dir: str = "runs/sgsd"
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None
+    """CPU threads of torch; None leaves torch's choice."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file, apply `a.b=c` overrides (values are YAML), validate.
+
+    Raises ConfigError with one line that names the key, the value and the bound.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"no configuration at {file}: give the path of a YAML file, such as configs/arena.yaml")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds a {type(values).__name__}: a configuration is a mapping of sections")
+    for override in overrides or []:
+        apply_override(values, override)
+    return parse_config(values, where=str(file))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set `a.b=c` in nested mappings; `c` is read as YAML, so numbers, lists and null work."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value, such as train.max_steps=50")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        child = values.setdefault(section, {})
+        if child is None:
+            child = values[section] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
+        values = child
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not readable YAML") from error
+
+
+def parse_config(values: dict[str, Any], where: str = "configuration") -> RunConfig:
+    """Validate nested mappings. Raises ConfigError naming every offending key."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(map(_complaint, error.errors()))}") from error
+
+
+def _complaint(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = RunConfig
+        for part in error["loc"][:-1]:
+            annotation = section.model_fields[str(part)].annotation
+            candidates = getattr(annotation, "__args__", (annotation,))
+            section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        return f"{key} is not a key here; known: {', '.join(section.model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(error["input"], dict | BaseModel) else f" (got {error['input']!r})"
+    return f"{key}: {message}{value}"
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.replace(file.name, path)

@@ -1,0 +1,142 @@
+"""From rollout files to a bank that can be retrieved from; what a failing build leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from skillbank.errors import BankExists, EmbedderNotFound, InvalidOption, RolloutsInvalid, RolloutsNotFound
+from skillbank.mine import build as build_module
+from skillbank.mine.build import build_bank
+from skillbank.mine.wording import skill_from_step
+from skillbank.records import Outcome, Rollout
+from skillbank.retrieve import open_retriever
+from skillbank.rollouts import write_rollouts
+from skillbank.store import Bank
+
+RULES = {"zorp": ("doubled sum", "sum"), "blick": ("reversed difference", "difference"), "quam": ("product", "sum")}
+
+
+def rollout(operation: str, n: int, outcome: Outcome, split: str = "train") -> Rollout:
+    rule = RULES[operation][outcome == "wrong"]
+    problem = f"What is {n} {operation} 7 modulo 23?"
+    return Rollout(
+        rollout_id=f"{operation}-{n}-{outcome}-{split}",
+        problem_id=problem,
+        problem=problem,
+        completion=f"{operation} means {rule}\n{n} {operation} 7 = {n}\n\\boxed{{{n}}}",
+        outcome=outcome,
+        split=split,
+    )
+
+
+def both(operation: str, n: int, split: str = "train") -> list[Rollout]:
+    return [rollout(operation, n, "correct", split), rollout(operation, n, "wrong", split)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rollouts.jsonl"
+    rollouts = [*both("zorp", 1), *both("zorp", 2), *both("blick", 3), *both("quam", 4, "test")]
+    write_rollouts(path, [*rollouts, rollout("quam", 5, "correct")])
+    with path.open("a") as stream:
+        stream.write('{"rollout_id": "cut of')
+    return path
+
+
+def test_a_bank_is_built_and_retrieved_from(tmp_path: Path, file: Path) -> None:
+    phases: list[str] = []
+    report = build_bank([file], tmp_path / "bank", on_progress=lambda phase, done, total: phases.append(phase))
+    assert (report.rollouts, report.problems, report.problems_with_both, report.pairs) == (7, 4, 3, 2)
+    assert report.rejected == {"not JSON": 1}
+    assert report.dropped == {"rollout of a problem with one outcome only": 1, "rollout of split test": 2}
+    assert report.entries == report.added == {"skill": 2, "mistake": 2, "pair": 2}
+    assert report.examples[0].skill == skill_from_step("zorp means doubled sum", ["zorp"])
+    assert "lexical" in report.embedder
+    assert list(report.seconds) == ["read", "mine", "merge", "store", "embed", "index"]
+    assert set(phases) == set(report.seconds)
+
+    rejected = [json.loads(line) for line in (tmp_path / "bank" / "rejected.jsonl").read_text().splitlines()]
+    assert [(item["line"], item["raw"]) for item in rejected] == [(10, '{"rollout_id": "cut of')]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "rollouts.jsonl"]
+    assert (tmp_path / "bank" / "embedder" / "model.safetensors").exists()
+    with Bank.open(tmp_path / "bank") as bank:
+        (skill,) = bank.entries(kind="skill", text="zorp")
+        assert [(item.problem_id, item.quote) for item in bank.evidence(skill.id)] == [
+            ("What is 1 zorp 7 modulo 23?", "zorp means doubled sum"),
+            ("What is 2 zorp 7 modulo 23?", "zorp means doubled sum"),
+        ]
+    retriever = open_retriever(tmp_path / "bank", k=1)
+    ((pair,),) = retriever.retrieve(["What is 9 blick 2 modulo 23?"])
+    retriever.bank.close()
+    assert (pair.skill.principle, pair.mistake.description) == (
+        "blick means reversed difference",
+        "blick means difference",
+    )
+
+
+def test_the_same_rollouts_again_add_nothing_and_others_add_up(tmp_path: Path, file: Path) -> None:
+    first = build_bank([file, file], tmp_path / "bank")
+    assert first.dropped["rollout id seen before"] == 7
+    assert first.rejected == {"not JSON": 2}
+    again = build_bank([file], tmp_path / "bank")
+    assert (again.entries, again.revision) == (first.entries, first.revision)
+    assert again.added == {"skill": 0, "mistake": 0, "pair": 0}
+
+    write_rollouts(tmp_path / "more.parquet", [*both("zorp", 8), *both("quam", 9)])
+    more = build_bank([tmp_path / "more.parquet"], tmp_path / "bank")
+    assert more.added == {"skill": 1, "mistake": 1, "pair": 1}
+    assert more.revision == first.revision + 1
+    assert not (tmp_path / "bank" / "rejected.jsonl").exists()
+    with Bank.open(tmp_path / "bank") as bank:
+        (skill,) = bank.entries(kind="skill", text="zorp")
+        assert skill.evidence_count == 3
+
+
+def test_the_split_can_be_chosen(tmp_path: Path, file: Path) -> None:
+    report = build_bank([file], tmp_path / "bank", split="test")
+    assert (report.rollouts, report.pairs) == (2, 1)
+    assert report.dropped == {"rollout of split train": 7}
+
+
+def test_a_build_that_fails_leaves_no_half_bank(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "embed_missing", fail)
+    with pytest.raises(KeyboardInterrupt):
+        build_bank([file], tmp_path / "bank")
+    assert [path.name for path in tmp_path.iterdir()] == ["rollouts.jsonl"]
+
+
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path: Path, file: Path) -> None:
+    one_sided = tmp_path / "one_sided.jsonl"
+    write_rollouts(one_sided, [rollout("zorp", n, "correct") for n in range(3)])
+    before = sorted(path.name for path in tmp_path.iterdir())
+    bank = tmp_path / "bank"
+    for arguments, options, error, words in [
+        ([tmp_path / "none"], {}, RolloutsNotFound, "no rollout file at"),
+        ([], {}, RolloutsNotFound, "no rollout file is named"),
+        ([file, tmp_path / "none"], {}, RolloutsNotFound, "no rollout file at"),
+        ([one_sided], {}, RolloutsInvalid, "no pair in 3 rollouts of 3 problems, 0 of them with both"),
+        ([file], {"split": "validation"}, RolloutsInvalid, "no pair in 0 rollouts"),
+        ([file], {"embedder": str(tmp_path / "nowhere")}, EmbedderNotFound, "nowhere"),
+        ([file], {"merge_cosine": 2.0}, InvalidOption, "merge_cosine is 2.0"),
+        ([file], {"miner": "oracle"}, InvalidOption, "miner is 'oracle'"),
+    ]:
+        with pytest.raises(error, match=words) as caught:
+            build_bank(arguments, bank, **options)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with pytest.raises(BankExists, match="is no bank"):
+        build_bank([file], tmp_path)
+
+
+@pytest.mark.skipif("SGSD_DATA" not in os.environ, reason="SGSD_DATA names no folder of public data files")
+def test_a_bank_from_real_model_solutions(tmp_path: Path) -> None:
+    report = build_bank([Path(os.environ["SGSD_DATA"]) / "rollouts" / "gsm8k_model_solutions.jsonl"], tmp_path / "bank")
+    assert (report.rollouts, report.problems, report.problems_with_both, report.rejected) == (3600, 900, 503, {})
+    assert report.entries["pair"] > 700

@@ -1,0 +1,135 @@
+"""The house around the code: targets, version, data files, configurations, set-up, the help of every command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+import sgsd
+from sgsd.cli import app
+from sgsd.config import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+COMMANDS = {
+    "demo", "rollout", "train", "eval",
+    "bank build", "bank list", "bank show", "bank search", "bank stats", "bank retrieve", "bank edit", "bank disable",
+    "bank enable", "bank undo",
+}  # fmt: skip
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Name and help of every command, such as `bank show`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from (
+                (f"{name} {inner}", inner_command.help or "") for inner, inner_command in command.commands.items()
+            )
+        else:
+            yield name, command.help or ""
+
+
+def test_every_promised_command_is_there() -> None:
+    assert sorted(COMMANDS - {name for name, _ in commands()}) == []
+
+
+@pytest.mark.parametrize(("name", "help_text"), list(commands()))
+def test_every_command_shows_an_example(name: str, help_text: str) -> None:
+    assert f"sgsd {name}" in help_text, f"give `sgsd {name}` an example in its docstring"
+
+
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-fast", "install", "install-vllm", "lint", "types", "check", "clean"]
+)
+def test_make_knows(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_one_version() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert sgsd.__version__ == declared == importlib.metadata.version("sgsd")
+    newest = re.search(r"^## (?:\[)?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == declared
+
+
+def test_the_demo_brings_its_model_and_configuration() -> None:
+    arena = importlib.resources.files("sgsd") / "arena"
+    inside = {path.name: path for path in (arena / "data").iterdir() if path.is_dir()}
+    assert inside, "sgsd/arena/data holds no model folder"
+    for folder in inside.values():
+        names = {path.name for path in folder.iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+    size = sum(file.stat().st_size for file in (ROOT / "sgsd/arena/data").rglob("*") if file.is_file())
+    assert size <= 4_000_000
+    assert [path.name for path in arena.iterdir() if path.name.endswith(".yaml")]
+
+
+def test_configurations_are_there() -> None:
+    names = {file.name for file in CONFIGS}
+    assert "arena.yaml" in names
+    assert "qwen3-1.7b-dapo.yaml" in names
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_configuration_loads(file: Path) -> None:
+    load_config(file)
+
+
+def set_up(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a copy of the set-up script in `folder`."""
+    (folder / "scripts").mkdir(exist_ok=True)
+    for name in ("setup_env.sh", "check_env.py"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+    command = [str(folder / "scripts" / "setup_env.sh"), ".venv"]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_set_up_without_python(tmp_path: Path) -> None:
+    done = set_up(tmp_path, PYTHON="no-such-python")
+    assert done.returncode == 1
+    assert "there is no 'no-such-python': install Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_set_up_with_an_old_python(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\ncase "$2" in *exit*) exit 1;; *) echo 3.8;; esac\n', encoding="utf-8")
+    old.chmod(0o755)
+    done = set_up(tmp_path, PYTHON=str(old))
+    assert done.returncode == 1
+    assert "is Python 3.8: install Python 3.11 or newer" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "#!/bin/sh\nexit 1\n"], ids=["empty interpreter", "interpreter that fails"])
+def test_set_up_does_not_believe_a_half_made_environment(tmp_path: Path, content: str) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(content, encoding="utf-8")
+    python.chmod(0o755)
+    done = set_up(tmp_path, PYTHON="no-such-python")  # so it fails at the point where it would make it anew
+    assert done.returncode == 1
+    assert "there is no 'no-such-python'" in done.stderr
+
+
+@pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="the tests do not run in a virtual environment")
+def test_this_environment_is_sound() -> None:
+    check = [sys.executable, str(ROOT / "scripts" / "check_env.py")]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("sound\n", "")
