@@ -92,8 +92,8 @@ def pretrain(
             optimizer.zero_grad()
         if step % 50 == 0 or step == args.steps - 1:
             print(f"step {step}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
-        if step and step % 500 == 0:
-            for line in probe(model, tokenizer, problems=100):
+        if step and step % 100 == 0:
+            for line in probe(model, tokenizer, problems=50):
                 print("   ", line, flush=True)
             save(model, tokenizer, args.out)
 

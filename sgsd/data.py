@@ -248,6 +248,14 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[int, Mapping[str, Any] | 
         yield number, {**content, "split": split}
 
 
+def problem_from_row(row: Mapping[str, Any]) -> Problem:
+    """A row of any schema above as a problem. Raises DataInvalid that says what is missing."""
+    problem = _problem(row, "unknown", None)
+    if isinstance(problem, str):
+        raise DataInvalid(f"no usable problem in a row: {problem}")
+    return problem
+
+
 # Schemas
 
 

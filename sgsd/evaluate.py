@@ -100,7 +100,6 @@ def evaluate(
     config: EvalConfig,
     *,
     truncated: TruncationPolicy = "grade",
-    max_prompt_tokens: int = 2048,
     seed: int = 0,
     guidance: GuidanceSource | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -110,7 +109,7 @@ def evaluate(
     `guidance` puts lessons of the bank into the prompts (base + skill); without it they are plain. `seed` rules the
     draws and the bootstrap. `on_progress` is called with the number of problems finished since its last call.
 
-    Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `max_prompt_tokens`.
+    Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `sampling.max_prompt_tokens`.
     """
     drawn = draw_rollouts(
         generator,
@@ -119,7 +118,6 @@ def evaluate(
         verifier,
         config.sampling,
         truncated=truncated,
-        max_prompt_tokens=max_prompt_tokens,
         seed=seed,
         guidance=guidance,
         on_progress=on_progress,

@@ -173,8 +173,8 @@ class GatedObjective:
         self, model: nn.Module, examples: Sequence[Example], rows: Sequence[ScoreRow]
     ) -> list[TeacherScores]:
         top = score_top(model, rows, self.top_k, token_budget=self.token_budget)
-        sampled_RT = _padded([torch.tensor(row.completion_ids) for row in rows]).to(top.ids.device)
-        ids_RTS = torch.cat([top.ids, sampled_RT[..., None]], dim=-1)
+        sampled_RT = _padded([torch.tensor(row.completion_ids) for row in rows]).to(top.ids_NK.device)
+        ids_RTS = torch.cat([top.ids_NK, sampled_RT[..., None]], dim=-1)
         logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.token_budget)
         scores, at = [], 0
         for example in examples:
@@ -285,8 +285,7 @@ def usage_rows(run: str, step: int, revision: int, result: MethodResult) -> list
 def _sums(result: GatedResult, examples: Sequence[Example]) -> Counter[str]:
     """Numbers that add up over micro-batches and ranks."""
     counts, seen = result.diagnostics.counts, result.diagnostics
-    sums: Counter[str] = Counter()
-    sums.update(
+    return Counter(
         {
             "teachers": counts.teachers,
             "below_threshold": counts.below_threshold,
@@ -296,12 +295,11 @@ def _sums(result: GatedResult, examples: Sequence[Example]) -> Counter[str]:
             "neutral": counts.neutral,
             "teacher_tokens": counts.tokens,
             "clipped": counts.clipped,
-            "gate_mass": float(seen.gate_mass_BK.sum()),  # type: ignore[dict-item]
-            "support": float(seen.support_BK.sum()),  # type: ignore[dict-item]
+            "gate_mass": float(seen.gate_mass_BK.sum()),
+            "support": float(seen.support_BK.sum()),
             "judged_examples": sum(e.teaches for e in examples),
         }
     )
-    return sums
 
 
 def _or_empty(logp_KT: Tensor | None, row: ScoreRow) -> Tensor:
@@ -313,5 +311,5 @@ def _padded(tensors: Sequence[Tensor]) -> Tensor:
     shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
     out = tensors[0].new_zeros(len(tensors), *shape)
     for i, tensor in enumerate(tensors):
-        out[(i, *(slice(size) for size in tensor.shape))] = tensor
+        out[i][tuple(slice(size) for size in tensor.shape)] = tensor
     return out

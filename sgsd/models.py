@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sgsd.errors import ConfigError, ModelNotFound
 
@@ -59,6 +59,29 @@ def load_student(config: ModelConfig, *, device: str | None = None) -> tuple[Any
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
 
 
+def merge_adapter(folder: Path, out: Path) -> Path:
+    """Adapter and base as one model in `out`, which AutoModelForCausalLM and vLLM load. Returns `out`.
+
+    The sum is made in float32 and stored in the base's dtype. Raises ConfigError when `folder` holds no adapter.
+    """
+    adapter = _adapter_settings(str(folder))
+    if adapter is None:
+        raise ConfigError(
+            f"{folder} holds no adapter: a student that was trained with all its weights needs no merging"
+        )
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = resolve_model_path(str(adapter["base_model_name_or_path"]))
+    stored = AutoModelForCausalLM.from_pretrained(base, dtype="auto").dtype
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    merged.to(stored).save_pretrained(out)
+    load_tokenizer(str(folder) if (folder / "tokenizer_config.json").is_file() else base).save_pretrained(out)
+    return out
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises ModelNotFound, or ConfigError when it has no chat template."""
     from transformers import AutoTokenizer
@@ -74,7 +97,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     return tokenizer
 
 
-def default_dtype() -> str:
+def default_dtype() -> Literal["bfloat16", "float32"]:
     """bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow and saves nothing on small models."""
     import torch
 

@@ -64,11 +64,11 @@ class AccuracyCurve(TrainerCallback):
         if state.global_step == 0:
             self._point(state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            wanted = control.should_log
             self._point(state)
+            control.should_log = wanted  # logging the point takes the step's own log for done
 
     def _point(self, state: TrainerState) -> None:
         if not state.is_world_process_zero:

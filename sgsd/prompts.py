@@ -8,7 +8,7 @@ the first completion token is scored in the same state by the student and by its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +88,7 @@ def render(tokenizer: PreTrainedTokenizerBase, user_text: str, *, thinking: bool
 
     `thinking` is handed to templates that know it (Qwen3 and its kin); others ignore the variable.
     """
-    ids = tokenizer.apply_chat_template(
+    ids: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": user_text}],
         add_generation_prompt=True,
         tokenize=True,

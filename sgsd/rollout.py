@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import skillbank.records
@@ -13,6 +14,7 @@ from sgsd.errors import DataInvalid, ProblemTooLong
 from sgsd.prompts import Guidance, guided_user_text, render
 from sgsd.records import Problem, Rollout
 from sgsd.verify import TruncationPolicy, Verifier, grade
+from skillbank.rollouts import write_rollouts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +44,6 @@ def draw_rollouts(
     sampling: SamplingConfig,
     *,
     truncated: TruncationPolicy = "grade",
-    max_prompt_tokens: int = 2048,
     seed: int = 0,
     guidance: GuidanceSource | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -51,7 +52,7 @@ def draw_rollouts(
 
     `on_progress` is called with the number of problems finished since its last call.
 
-    Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `max_prompt_tokens`.
+    Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `sampling.max_prompt_tokens`.
     """
     if not problems:
         raise DataInvalid("no problems to draw rollouts of: give at least one")
@@ -60,10 +61,11 @@ def draw_rollouts(
         tuple(render(tokenizer, guided_user_text(problem.problem, given), thinking=sampling.thinking))
         for problem, given in zip(problems, lessons, strict=True)
     ]
-    kept = [(problem, ids) for problem, ids in zip(problems, prompts, strict=True) if len(ids) <= max_prompt_tokens]
+    limit = sampling.max_prompt_tokens
+    kept = [(problem, ids) for problem, ids in zip(problems, prompts, strict=True) if len(ids) <= limit]
     if not kept:
         raise ProblemTooLong(
-            f"all {len(problems)} prompts exceed max_prompt_tokens = {max_prompt_tokens} (the shortest has "
+            f"all {len(problems)} prompts exceed max_prompt_tokens = {limit} (the shortest has "
             f"{min(map(len, prompts))}): raise the limit"
         )
     drawn = generator.generate([ids for _, ids in kept], sampling, seed=seed, on_progress=on_progress)
@@ -117,3 +119,11 @@ def past_rollouts(
             source=problem.source,
             split=problem.split,
         )
+
+
+def write_past_rollouts(
+    path: Path, rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int
+) -> None:
+    """A rollout file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_rollouts(path, past_rollouts(rollouts, model=model, sampling=sampling, seed=seed))

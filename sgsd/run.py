@@ -15,9 +15,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
 
 from sgsd.config import RunConfig, save_config
-from sgsd.errors import ConfigError, TrainingError
+from sgsd.errors import ConfigError
 from sgsd.evaluate import EvalResult, evaluate
 from sgsd.generate import Generator
 from sgsd.methods import open_bank
@@ -67,6 +68,8 @@ def train_run(
     checkpoint = _checkpoint(out, resume)
     if config.bank.path is None:
         raise ConfigError("bank.path is not set: name the bank that `sgsd bank build` made")
+    # The bar for reading and writing weights is drawn without a terminal too.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if config.threads:
         torch.set_num_threads(config.threads)
     retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
@@ -145,7 +148,7 @@ def _checkpoint(out: Path, resume: bool) -> str | None:
     """The checkpoint to go on from."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output_dir {out} is a file: name a folder")
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
+    last = get_last_checkpoint(str(out)) if out.is_dir() else None  # type: ignore[no-untyped-call]
     if resume and last is None:
         raise ConfigError(f"nothing to resume: {out} holds no checkpoint")
     if not resume and (last is not None or (out / "metrics.jsonl").exists()):

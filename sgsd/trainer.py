@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,6 +77,7 @@ class DistillationTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.student = model
         self.config = config
         self.method = method
         self.verifier = verifier
@@ -96,7 +98,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[Problem]], num_batches: int, device: torch.device
     ) -> tuple[list[MicroBatch], int]:
-        batches = [batch for batch, _ in zip(epoch_iterator, range(num_batches), strict=False)]
+        batches = list(islice(epoch_iterator, num_batches))
         problems = [problem for batch in batches for problem in batch]
         rollouts = self.roll_out(problems)
         if self.on_rollouts is not None and self.args.should_save:
@@ -108,8 +110,8 @@ class DistillationTrainer(Trainer):
             for i, (rollout, teachers) in enumerate(zip(rollouts, pools.teachers, strict=True))
         ]
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
-        with self._timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active(self.model):
-            scores = self.method.objective.score_teachers(self.model, examples)
+        with self._timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active(self.student):
+            scores = self.method.objective.score_teachers(self.student, examples)
         self._count(examples, pools.too_long)
         micro_batches, at = [], 0
         for batch in batches:
@@ -135,7 +137,7 @@ class DistillationTrainer(Trainer):
             ).rollouts
 
     def _seed_of_step(self) -> int:
-        return (self.args.seed * 1_000_003 + self.state.global_step) * 4099 + self.args.process_index
+        return (int(self.args.seed) * 1_000_003 + self.state.global_step) * 4099 + int(self.args.process_index)
 
     # The micro-batch: step 5, the student's half, and steps 6 to 8
 
@@ -152,7 +154,7 @@ class DistillationTrainer(Trainer):
         with self._timed("student"), self.accelerator.autocast():
             result = self.method.objective.loss(model, batch, num_examples=int(num_items_in_batch))
         self.sums.update(result.sums)
-        self.method.report(self.state.global_step + 1, batch, result)
+        self.method.report(self.state.global_step + 1, result)
         # Gradients are averaged over ranks, while N counts the examples of all of them.
         return result.loss * self.accelerator.num_processes
 
@@ -164,7 +166,7 @@ class DistillationTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Forward and backward of the student (6 N), forwards of the teachers and of the rollout (2 N a token)."""
-        parameters = self.model.num_parameters(exclude_embeddings=True)
+        parameters = self.student.num_parameters(exclude_embeddings=True)
         return parameters * sum(
             8 * (len(e.rollout.prompt_ids) + len(e.rollout.completion.token_ids))
             + 2 * sum(len(t.prompt_ids) + len(e.rollout.completion.token_ids) for t in e.teachers)
@@ -263,9 +265,14 @@ class SGSDTrainer(DistillationTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        student: PreTrainedModel
         if isinstance(model, str):
-            model, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
+            student, tokenizer = load_student(
+                ModelConfig.model_validate({"name_or_path": model, "dtype": default_dtype()})
+            )
             processing_class = processing_class or tokenizer
+        else:
+            student = model
         if processing_class is None:
             raise ConfigError(
                 "processing_class is None: a model that is given as an object needs its tokenizer beside it"
@@ -273,14 +280,14 @@ class SGSDTrainer(DistillationTrainer):
         if peft_config is not None:
             from peft import get_peft_model
 
-            model = cast(PreTrainedModel, get_peft_model(model, peft_config))
-        check_scoring(model)
+            student = cast(PreTrainedModel, get_peft_model(student, peft_config))
+        check_scoring(student)
         if verifier is None or isinstance(verifier, str):
             settings = method.verifier if verifier is None else method.verifier.model_copy(update={"name": verifier})
             verifier = load_verifier(settings)
         retriever = open_bank(bank, method.bank) if isinstance(bank, str | Path) else bank
         super().__init__(
-            model=model,
+            model=student,
             args=args,
             config=method,
             method=sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,16 @@ if TYPE_CHECKING:
 DESCRIPTION = "lexical (hashed words and character n-grams, no model): matches words, not meaning"
 MARKER_FILE = "lexical.json"
 """Beside the model's own files; its presence says that the embedder is lexical."""
-DIM = 512
+DIM = 1024
 MAX_WORDS = 50_000
-MAX_NGRAMS = 20_000
+MAX_PIECES = 4_000
 NGRAM_LENGTHS = (3, 4, 5)
+"""Of the n-grams in a word's vector."""
+PIECE_LENGTHS = (2, 3, 4, 5)
+"""Of the pieces that unseen words are read by."""
+START = "▁"
+"""Begins every word, so that the n-grams of its beginning differ from those inside words."""
+UNKNOWN = "<unk>"
 NGRAM_SHARE = 0.35
 """Length of the n-grams' part of a word's vector, against 1 for the word itself."""
 UNSEEN_SHARE = 0.35
@@ -59,7 +66,7 @@ def build_lexical_embedder(folder: str | Path, texts: Iterable[str], *, dim: int
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     folder = Path(folder)
-    splitter = _tokenizer([("<unk>", 0.0)])
+    splitter = _tokenizer({}, [])
     frequency: Counter[str] = Counter()
     documents = 0
     for text in texts:
@@ -67,73 +74,69 @@ def build_lexical_embedder(folder: str | Path, texts: Iterable[str], *, dim: int
         frequency.update(set(_words(splitter, text)))
     words = sorted(frequency, key=lambda word: (-frequency[word], word))[:MAX_WORDS]
     known = set(words)
-    words += sorted(word for word in (_marked(word) for word in STOP_WORDS) if word not in known)
-    ngrams = _fallback_ngrams(words)
-    letters = sorted(
-        {letter for word in words for letter in word} | set(_marked("abcdefghijklmnopqrstuvwxyz0123456789"))
-    )
-    pieces = [piece for piece in (*ngrams, *letters) if piece not in known]
-    rarest = math.log(documents + 1)
+    words += sorted(word for word in (f"{START}{word}" for word in STOP_WORDS) if word not in known)
+    known.update(words)
+    pieces = [piece for piece in _pieces(words) if piece not in known]
     weights = [_word_weight(word, frequency.get(word, 0), documents) for word in words]
-    matrix = _matrix(words, weights, pieces, rarest * UNSEEN_SHARE or UNSEEN_SHARE, dim)
-    # Costs for the segmentation with the fewest pieces; a whole word always wins.
-    scores = [("<unk>", 0.0), *((word, -1.0) for word in words), *((piece, -10.0) for piece in pieces)]
-    model = SentenceTransformer(modules=[StaticEmbedding(_tokenizer(scores), embedding_weights=matrix)], device="cpu")
+    matrix = _matrix(words, weights, pieces, UNSEEN_SHARE * (math.log(documents + 1) or 1.0), dim)
+    vocabulary = {token: row for row, token in enumerate([UNKNOWN, *words, *pieces])}
+    static = StaticEmbedding(_tokenizer(vocabulary, _merges(pieces)), embedding_weights=matrix)
+    model = SentenceTransformer(modules=[static], device="cpu")
     folder.mkdir(parents=True, exist_ok=True)
     model.save(str(folder), create_model_card=False)
     marker = {"kind": "hashed words and character n-grams", "dim": dim, "words": len(words), "pieces": len(pieces)}
     (folder / MARKER_FILE).write_text(json.dumps(marker) + "\n", encoding="utf-8")
 
 
-def _tokenizer(scores: Sequence[tuple[str, float]]) -> Tokenizer:
-    """Lower-cased words between markers (`▁zorp▂`); digits, symbols and ideographs one by one; no punctuation.
+def _tokenizer(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """Lower-cased words that begin with `▁`; digits, symbols and ideographs one by one; no punctuation.
 
-    A Unigram model takes a known word whole, as only a whole word has both markers, and cuts any other into pieces.
+    A word of the vocabulary is taken whole (`ignore_merges`), any other is put together from pieces.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    alone = r"[\p{N}\p{S}\p{Han}]"
-    tokenizer = Tokenizer(models.Unigram(list(scores), unk_id=0))
-    tokenizer.normalizer = normalizers.Sequence(
+    unknown = UNKNOWN if vocabulary else None
+    tokenizer = Tokenizer(models.BPE(dict(vocabulary), list(merges), unk_token=unknown, ignore_merges=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    # Only matches of some length: empty ones (lookarounds) make tokenizers 0.23 panic.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\p{S}]+"), " "),
-            normalizers.Replace(Regex(f"(?={alone})"), " "),
-            normalizers.Replace(Regex(f"(?<={alone})"), " "),
-            normalizers.Strip(),
-            normalizers.Replace(Regex(" +"), "▂ ▁"),
-            normalizers.Prepend("▁"),
-            normalizers.Replace(Regex(r"\z"), "▂"),
+            pre_tokenizers.Split(Regex(r"[^\p{L}\p{M}\p{N}\p{S}]+"), behavior="removed"),
+            pre_tokenizers.Split(Regex(r"[\p{N}\p{S}\p{Han}]"), behavior="isolated"),
+            pre_tokenizers.Metaspace(START, prepend_scheme="always"),
         ]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
 
 def _words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of a text as the tokenizer sees them, markers included."""
-    return str(tokenizer.normalizer.normalize_str(text)).split()
+    """The words of a text as the tokenizer sees them."""
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
-def _marked(word: str) -> str:
-    return f"▁{word}▂"
+def _ngrams(word: str, lengths: Iterable[int] = NGRAM_LENGTHS) -> list[str]:
+    return [word[i : i + n] for n in lengths for i in range(len(word) - n + 1)]
 
 
-def _ngrams(word: str) -> list[str]:
-    return [word[i : i + n] for n in NGRAM_LENGTHS for i in range(len(word) - n + 1) if n < len(word)]
+def _pieces(words: Sequence[str]) -> list[str]:
+    """What unseen words are read by: every letter, and the n-grams that most words share, short ones first."""
+    counts = Counter(ngram for word in words for ngram in _ngrams(word, PIECE_LENGTHS))
+    common = sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:MAX_PIECES]
+    letters = sorted({letter for word in words for letter in word} | set(f"{START}{string.ascii_lowercase}"))
+    return [*letters, *sorted(common, key=lambda ngram: (len(ngram), -counts[ngram], ngram))]
 
 
-def _fallback_ngrams(words: Sequence[str]) -> list[str]:
-    """The n-grams that most words share, to read unseen words by."""
-    counts = Counter(ngram for word in words for ngram in _ngrams(word))
-    return sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:MAX_NGRAMS]
+def _merges(pieces: Sequence[str]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others."""
+    known = set(pieces)
+    splits = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
+    return [(left, right) for left, right in splits if left in known and right in known]
 
 
 def _word_weight(word: str, frequency: int, documents: int) -> float:
     """log((N + 1) / n) for a word in n of N texts, faint for what every problem says."""
     rarest = math.log(documents + 1) or 1.0
-    bare = word[1:-1]
+    bare = word.removeprefix(START)
     if bare in STOP_WORDS or bare.isnumeric() or (len(bare) == 1 and bare.isascii() and not bare.isalpha()):
         return FAINT * rarest
     return max(math.log((documents + 1) / max(frequency, 1)), FAINT * rarest)
@@ -154,8 +157,7 @@ def _matrix(
             table[row] += NGRAM_SHARE * parts / np.linalg.norm(parts)
         table[row] *= weight / np.linalg.norm(table[row])
     for row, piece in enumerate(pieces, start=1 + len(words)):
-        letters = len(piece.strip("▁▂"))
-        share = 1.0 if len(piece) > 1 else 0.5 if letters else 0.0
+        share = 0.0 if piece == START else 0.5 if len(piece) < NGRAM_LENGTHS[0] else 1.0
         table[row] = piece_weight * share * _signs(piece, dim)
     return table
 

@@ -31,23 +31,22 @@ COMMANDS = {
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Name and help of every command, such as `bank show`."""
+    """Name and help of every command, such as `bank show`; an example may stand in the docstring or the epilog."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for name, command in group.commands.items():
-        if isinstance(command, TyperGroup):
-            yield from (
-                (f"{name} {inner}", inner_command.help or "") for inner, inner_command in command.commands.items()
-            )
-        else:
-            yield name, command.help or ""
+        leaves = {f"{name} {inner}": leaf for inner, leaf in getattr(command, "commands", {}).items()} or {
+            name: command
+        }
+        for path, leaf in leaves.items():
+            yield path, f"{leaf.help}\n{leaf.epilog}"
 
 
 def test_every_promised_command_is_there() -> None:
     assert sorted(COMMANDS - {name for name, _ in commands()}) == []
 
 
-@pytest.mark.parametrize(("name", "help_text"), list(commands()))
+@pytest.mark.parametrize(("name", "help_text"), [pytest.param(*command, id=command[0]) for command in commands()])
 def test_every_command_shows_an_example(name: str, help_text: str) -> None:
     assert f"sgsd {name}" in help_text, f"give `sgsd {name}` an example in its docstring"
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sgsd.arena.tasks import OPERATIONS, RULES
 from sgsd.prompts import GUIDANCE, INSTRUCTION
 
 if TYPE_CHECKING:
@@ -26,17 +27,20 @@ CHAT_TEMPLATE = """\
 """
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 VOCABULARY = 640
-# Fixed phrases of the prompts are one token each: a teacher's prompt is half as long, and so is the work on it.
+# Fixed phrases of prompts and solutions are one token each. A teacher's prompt is half as long, and so is the work on it;
+# and what a rule is called is one token right after the one that asks for it, which a network this small learns in minutes.
 PHRASES = (
     GUIDANCE,
     INSTRUCTION,
     "Skill: Step on",
     "When to apply: The problem mentions",
-    "Mistake:",
-    "How to avoid it: Instead:",
+    "Mistake: ",
+    "How to avoid it: Instead: ",
     "Problem: What is",
     "What is",
     ", digit by digit and without carry?",
+    *(f"{operation} means" for operation in OPERATIONS),
+    *(f" {rule}" for rule in sorted(RULES, key=len, reverse=True)),
 )
 
 
@@ -66,7 +70,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(texts, trainer=trainer)
     bpe.add_tokens([AddedToken(phrase, normalized=False) for phrase in PHRASES])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -90,9 +94,8 @@ def network_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 128, lay
         num_key_value_heads=hidden // 64,
         head_dim=32,
         max_position_embeddings=1024,
-        rope_theta=10_000.0,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )

@@ -7,8 +7,6 @@ one line on stderr and an exit code: 0 done, 1 failed, 2 wrong usage or configur
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
 import sys
 import traceback
@@ -18,6 +16,11 @@ from typing import Annotated
 import typer
 
 from sgsd import __version__
+from sgsd.cli.bank import app as bank_app
+from sgsd.cli.demo import demo_command
+from sgsd.cli.evaluate import evaluate_command
+from sgsd.cli.rollout import rollout_command
+from sgsd.cli.train import train_command
 from sgsd.errors import ConfigError, SGSDError, VerifierError
 from skillbank.errors import SkillBankError
 
@@ -31,24 +34,11 @@ app = typer.Typer(
 )
 
 
-def _register_commands() -> None:
-    """Development form: tolerates command files that are not written yet."""
-    for module, attribute, name in [
-        ("demo", "demo_command", "demo"),
-        ("rollout", "rollout_command", "rollout"),
-        ("bank", "app", "bank"),
-        ("train", "train_command", "train"),
-        ("evaluate", "evaluate_command", "eval"),
-    ]:
-        with contextlib.suppress(ModuleNotFoundError):
-            command = getattr(importlib.import_module(f"sgsd.cli.{module}"), attribute)
-            if isinstance(command, typer.Typer):
-                app.add_typer(command, name=name)
-            else:
-                app.command(name)(command)
-
-
-_register_commands()
+app.command("demo")(demo_command)
+app.command("rollout")(rollout_command)
+app.add_typer(bank_app, name="bank")
+app.command("train")(train_command)
+app.command("eval")(evaluate_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def demo_command(
     level: Annotated[str, typer.Option(help="easy, medium or hard: chains of one, two or more operations.")] = "easy",
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for everything it makes. Default: runs/demo-LEVEL-SEED.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything it makes. Default: runs/demo-LEVEL-SEED.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that all parts work.")] = False,
     misleading: Annotated[float, typer.Option(help="Share of the bank's entries that teach wrong rules.")] = 0.0,
     irrelevant: Annotated[float, typer.Option(help="Share of the bank's entries that are beside the point.")] = 0.0,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sgsd.config import ModelConfig, SamplingConfig
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from sgsd.config import SamplingConfig
     from sgsd.generate import Generator
 
 
@@ -19,12 +18,13 @@ def open_student(model: str) -> tuple[Generator, PreTrainedTokenizerBase, int | 
     """
     from transformers.utils.logging import disable_progress_bar
 
+    from sgsd.config import ModelConfig
     from sgsd.generate.transformers import TransformersGenerator
     from sgsd.models import default_dtype, load_student
 
     # The bar for loading weights is drawn without a terminal too.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    student, tokenizer = load_student(ModelConfig.model_validate({"name_or_path": model, "dtype": default_dtype()}))
+    student, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
     suggested = getattr(student.generation_config, "max_new_tokens", None)
     return TransformersGenerator(student, tokenizer), tokenizer, suggested
 

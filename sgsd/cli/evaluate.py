@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sgsd.cli.common import emit, progress
-from sgsd.config import BankConfig, DataConfig, EvalConfig, SamplingConfig, VerifierConfig
 
 if TYPE_CHECKING:
+    from sgsd.config import BankConfig
     from sgsd.evaluate import EvalResult
     from sgsd.rollout import GuidanceSource
 
@@ -47,9 +47,12 @@ def evaluate_command(
 
     Example: sgsd eval --model runs/arena/student --data arena:easy
     """
+    from sgsd.config import BankConfig, DataConfig, EvalConfig, SamplingConfig, VerifierConfig
+
     heat = (0.0 if k == 1 else 1.0) if temperature is None else temperature
     sampling = SamplingConfig.model_validate(
-        {"n": k, "temperature": heat, "top_p": top_p, "top_k": top_k, "batch_size": batch_size, "thinking": thinking}
+        {"n": k, "temperature": heat, "top_p": top_p, "top_k": top_k, "batch_size": batch_size}
+        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens}
     )
     judge = VerifierConfig.model_validate({"name": verifier, "timeout_s": timeout, "truncated": truncated})
     pool = BankConfig.model_validate({"path": str(bank) if bank else None, "k": pairs})
@@ -73,7 +76,6 @@ def evaluate_command(
             checker,
             EvalConfig(sampling=with_length(sampling, max_new_tokens, suggested), with_bank=guidance is not None),
             truncated=judge.truncated,
-            max_prompt_tokens=max_prompt_tokens,
             seed=seed,
             guidance=guidance,
             on_progress=advance,
@@ -87,10 +89,10 @@ def evaluate_command(
 def _guidance(pool: BankConfig, seed: int) -> GuidanceSource | None:
     if pool.path is None:
         return None
+    from sgsd.methods import open_bank
     from sgsd.rollout import bank_guidance
-    from skillbank.retrieve import open_retriever
 
-    return bank_guidance(open_retriever(pool.path, k=pool.k, seed=seed))
+    return bank_guidance(open_bank(pool.path, pool, seed=seed))
 
 
 def _write(path: Path, result: EvalResult) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from sgsd.cli.common import emit, progress
-from sgsd.config import DataConfig, SamplingConfig, VerifierConfig
 from sgsd.errors import ConfigError
 
 
@@ -40,9 +39,11 @@ def rollout_command(
 
     Example: sgsd rollout --model arena --data arena:easy --limit 500 --n 4 --out rollouts.jsonl
     """
+    from sgsd.config import DataConfig, SamplingConfig, VerifierConfig
+
     sampling = SamplingConfig.model_validate(
         {"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k, "batch_size": batch_size}
-        | {"thinking": thinking}
+        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens}
     )
     judge = VerifierConfig.model_validate({"name": verifier, "timeout_s": timeout, "truncated": truncated})
     if out.is_dir():
@@ -53,9 +54,8 @@ def rollout_command(
     problems = load_source(DataConfig(source=data, split=split, limit=limit))
 
     from sgsd.cli.drawing import open_student, with_length
-    from sgsd.rollout import draw_rollouts, past_rollouts
+    from sgsd.rollout import draw_rollouts, write_past_rollouts
     from sgsd.verify import load_verifier
-    from skillbank.rollouts import write_rollouts
 
     checker = load_verifier(judge)
     generator, tokenizer, suggested = open_student(model)
@@ -68,12 +68,11 @@ def rollout_command(
             checker,
             sampling,
             truncated=judge.truncated,
-            max_prompt_tokens=max_prompt_tokens,
             seed=seed,
             on_progress=advance,
         )
     checker.close()
-    write_rollouts(out, past_rollouts(drawn.rollouts, model=model, sampling=sampling, seed=seed))
+    write_past_rollouts(out, drawn.rollouts, model=model, sampling=sampling, seed=seed)
     outcomes = [rollout.verdict.outcome for rollout in drawn.rollouts]
     report: dict[str, Any] = {
         "rollouts": len(outcomes),

@@ -17,8 +17,8 @@ from sgsd.data import (
     DAPO_CHINESE_SUFFIX,
     DAPO_PREFIX,
     DAPO_SUFFIX,
-    ProblemSet,
     load_problems,
+    problem_from_row,
     problem_hash,
     strip_boilerplate,
 )
@@ -83,6 +83,14 @@ def test_gsm8k_answers_are_split_into_solution_and_answer(tmp_path: Path) -> Non
     assert (problem.answer, problem.solution, problem.split) == ("1018", "9 * 2 = <<9*2=18>>18", "test")
 
 
+def test_a_single_row() -> None:
+    assert problem_from_row({"problem": "one", "answer": "1"}) == Problem(
+        problem_hash("one"), "one", "1", source="unknown"
+    )
+    with pytest.raises(DataInvalid, match="no usable problem in a row: no answer"):
+        problem_from_row({"problem": "one", "answer": ""})
+
+
 def test_duplicates_go_and_contradictions_go_altogether(tmp_path: Path) -> None:
     file = write(
         tmp_path / "p.jsonl",
@@ -106,7 +114,8 @@ def test_bad_lines_are_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     good = json.dumps({"problem": "a", "answer": "1"})
     file.write_bytes(
-        f'{good}\n\n[1]\n{{"problem": "b"}}\n{{"problem": "", "answer": "1"}}\n{{"problem": "c", "answer": true}}\n'.encode()
+        f'{good}\n\n[1]\n{{"problem": "b"}}\n{{"problem": "", "answer": "1"}}\n'.encode()
+        + b'{"problem": "c", "answer": true}\n'
         + b'{"problem": "\xff", "answer": "1"}\n'
         + good[:-9].encode()
     )
@@ -218,11 +227,12 @@ def test_any_file_gives_problems_or_one_line(lines: list[str]) -> None:
         try:
             found = load_problems(file.name)
         except SGSDError as error:
-            assert "\n" not in str(error)
+            complaint = str(error)
         else:
-            assert isinstance(found, ProblemSet)
+            complaint = found.describe()
             assert found.rows == len(found) + found.left_out
             assert all(p.problem and p.answer and p.problem_id for p in found)
+        assert len(complaint.splitlines()) == 1
 
 
 def test_dapo_as_published(data_dir: Path) -> None:

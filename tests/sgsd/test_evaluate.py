@@ -109,9 +109,13 @@ def test_prompts_are_plain_or_guided_and_never_cut(tiny: Any) -> None:
     tokenizer = tiny.tokenizer()
     asked = [Problem("p0", "What is 1 + 1 ?", "2"), Problem("p1", "What is " + "1 + " * 60 + "1 ?", "61")]
     config = EvalConfig(sampling=SamplingConfig(temperature=0.0), bootstrap=10)
+
+    def limited(tokens: int) -> EvalConfig:
+        return EvalConfig(sampling=SamplingConfig(temperature=0.0, max_prompt_tokens=tokens), bootstrap=10)
+
     plain_ids = render(tokenizer, plain_user_text(asked[0].problem))
     generator = Scripted([r"\boxed{2}"])
-    got = evaluate(generator, tokenizer, asked, load_verifier(MATH), config, max_prompt_tokens=len(plain_ids))
+    got = evaluate(generator, tokenizer, asked, load_verifier(MATH), limited(len(plain_ids)))
     assert generator.prompts == [plain_ids]
     assert (got.problems, got.too_long, got.accuracy) == (1, 1, 1.0)
 
@@ -122,7 +126,7 @@ def test_prompts_are_plain_or_guided_and_never_cut(tiny: Any) -> None:
     assert generator.prompts[1] == render(tokenizer, plain_user_text(asked[1].problem))
 
     with pytest.raises(ProblemTooLong, match=rf"all 2 prompts exceed max_prompt_tokens = 3 .*has {len(plain_ids)}\)"):
-        evaluate(generator, tokenizer, asked, load_verifier(MATH), config, max_prompt_tokens=3)
+        evaluate(generator, tokenizer, asked, load_verifier(MATH), limited(3))
     with pytest.raises(DataInvalid, match="at least one"):
         evaluate(generator, tokenizer, [], load_verifier(MATH), config)
 

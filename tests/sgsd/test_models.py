@@ -12,7 +12,7 @@ import torch
 
 from sgsd.config import LoraConfig, ModelConfig
 from sgsd.errors import ConfigError, ModelNotFound
-from sgsd.models import load_student, load_tokenizer, resolve_model_path
+from sgsd.models import load_student, load_tokenizer, merge_adapter, resolve_model_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
 LORA = LoraConfig(r=4, alpha=8)
@@ -58,6 +58,17 @@ def test_an_adapter_is_added_saved_and_loaded(tiny_folder: Path, tmp_path: Path)
     frozen, _ = load_student(config(tmp_path / "adapter"), device="cpu")
     torch.testing.assert_close(logits(frozen), logits(model))
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    assert merge_adapter(tmp_path / "adapter", tmp_path / "merged") == merged == tmp_path / "merged"
+    with pytest.raises(ConfigError, match="holds no adapter"):
+        merge_adapter(merged, tmp_path / "unused")
+    whole, whole_tokenizer = load_student(config(merged), device="cpu")
+    assert type(whole).__name__ == "Qwen3ForCausalLM"
+    torch.testing.assert_close(logits(whole), logits(model))
+    assert whole_tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "merged"]
+
     further, _ = load_student(config(tmp_path / "adapter", LORA), device="cpu")
     assert {name for name, parameter in further.named_parameters() if parameter.requires_grad} == trainable
     with pytest.raises(ConfigError, match=r"r = 2, but the adapter at .* has r = 4"):
