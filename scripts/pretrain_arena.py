@@ -3,8 +3,8 @@
     python scripts/pretrain_arena.py --out sgsd/arena/data/base
     python scripts/pretrain_arena.py --strong --tokenizer sgsd/arena/data/base --out runs/strong
 
-Prints the loss, and at the end the probe of tests/sgsd/test_arena.py: accuracy by level, plain and with all right lessons.
-On one core the base takes about 35 minutes. Weights are stored in bfloat16.
+Prints the loss, and now and then accuracy by level, plain and with all right lessons. On one core the base takes about
+twenty minutes. Weights are stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from sgsd.arena.corpus import Example, draw_example
+from sgsd.arena.corpus import Example, draw_drill, draw_example
 from sgsd.arena.model import network_config, train_tokenizer
 from sgsd.arena.probe import probe
 from sgsd.prompts import render
@@ -28,9 +28,10 @@ from sgsd.prompts import render
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--drills", type=int, default=300, help="steps of the opening")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -84,15 +85,16 @@ def pretrain(
         decay = 0.5 * (1 + math.cos(math.pi * step / args.steps))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = args.lr * min((step + 1) / warmup, 0.02 + 0.98 * decay)
-        examples = [draw_example(rng, strong=args.strong) for _ in range(args.batch)]
+        opening = step < args.drills
+        examples = [draw_drill(rng) if opening else draw_example(rng, strong=args.strong) for _ in range(args.batch)]
         loss = batch_loss(model, tokenizer, examples)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 50 == 0 or step == args.steps - 1:
+        if step % 25 == 0 or step == args.steps - 1:
             print(f"step {step}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
-        if step and step % 100 == 0:
+        if step and step % 200 == 0:
             for line in probe(model, tokenizer, problems=50):
                 print("   ", line, flush=True)
             save(model, tokenizer, args.out)

@@ -1,22 +1,23 @@
 """A method is a pool of teachers and an objective. Here: SGSD.
 
-The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch, and `report`
-with what came of it. `report` is how usage gets from the trainer back to the bank.
+The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch, and
+hands what came of it to the `ledger`, which is how usage gets from the trainer back to the bank.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
+from sgsd.errors import ConfigError
 from sgsd.objectives.gated import (
     GatedDiagnostics,
     GatedResult,
@@ -25,46 +26,13 @@ from sgsd.objectives.gated import (
     gated_loss,
     local_support_mask,
 )
-from sgsd.records import OUTCOME_SIGN, Rollout, TeacherPrompt
+from sgsd.records import OUTCOME_SIGN
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
-from sgsd.teachers import SkillPairPool, TeacherPool
-from skillbank.retrieve import Retriever, open_retriever
+from sgsd.teachers import Example, SkillPairPool, TeacherPool, TeacherScores
+from skillbank.retrieve import Retriever as Retriever
+from skillbank.retrieve import open_retriever
+from skillbank.store import Bank
 from skillbank.usage import UsageRow
-
-
-@dataclass(frozen=True)
-class Example:
-    """A rollout and who is to judge it."""
-
-    rollout: Rollout
-    teachers: tuple[TeacherPrompt, ...]
-    placebo: TeacherPrompt | None = None
-
-    def row(self, prompt_ids: Sequence[int]) -> ScoreRow:
-        return ScoreRow(prompt_ids, self.rollout.completion.token_ids)
-
-    @property
-    def teaches(self) -> bool:
-        """False for what adds nothing to the loss: no teacher, or an outcome of 0."""
-        return bool(self.teachers) and self.rollout.verdict.outcome != "unverifiable"
-
-
-@dataclass(frozen=True)
-class TeacherScores:
-    """What the teachers of one example say of its completion. T is that example's own length."""
-
-    logp_KT: Tensor | None = None
-    """log p of the sampled tokens over the full vocabulary."""
-    placebo_T: Tensor | None = None
-    support_ids_KTS: Tensor | None = None
-    """Local support: each teacher's top n and, last, the sampled token."""
-    support_logits_KTS: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    examples: tuple[Example, ...]
-    scores: tuple[TeacherScores, ...]
 
 
 @dataclass(frozen=True)
@@ -72,15 +40,22 @@ class MethodResult:
     """Of one micro-batch: the loss, sums for the log, and what each teacher of each judged example did."""
 
     loss: Tensor
-    sums: Counter[str]
+    sums: dict[str, float]
+    """Numbers that add up over micro-batches and ranks."""
     judged: tuple[Example, ...]
     diagnostics: GatedDiagnostics
 
 
 class Objective(Protocol):
-    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[TeacherScores]: ...
+    """What turns teachers' opinions into a loss."""
 
-    def loss(self, model: nn.Module, batch: MicroBatch, *, num_examples: int) -> MethodResult: ...
+    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
+        """The examples of a window with their teachers' scores. No gradient."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
+        """The part of a micro-batch in the loss of an optimiser step of `num_examples` examples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,9 +65,7 @@ class Method:
     name: str
     pool: TeacherPool
     objective: Objective
-    report: Callable[[int, MethodResult], None]
-    """Called with the optimiser step (from 1) and each micro-batch's result."""
-    bank_revision: int | None = None
+    ledger: UsageLedger | None = None
 
 
 def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
@@ -108,20 +81,8 @@ def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
     )
 
 
-def sgsd_method(
-    config: SGSDConfig,
-    retriever: Retriever,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    run: str = "run",
-) -> Method:
+def sgsd_method(config: SGSDConfig, retriever: Retriever, tokenizer: PreTrainedTokenizerBase, *, run: str) -> Method:
     """Skill-pair teachers, the gated objective, and a ledger of what each pair did in the retriever's bank."""
-    bank = retriever.bank
-    revision = bank.revision
-
-    def report(step: int, result: MethodResult) -> None:
-        bank.record_usage(usage_rows(run, step, revision, result))
-
     pool = SkillPairPool(
         retriever,
         tokenizer,
@@ -130,7 +91,7 @@ def sgsd_method(
         placebo=config.objective.support_baseline == "placebo",
     )
     objective = GatedObjective(config.objective, tokenizer, token_budget=config.teacher.token_budget)
-    return Method("sgsd", pool, objective, report, revision)
+    return Method("sgsd", pool, objective, UsageLedger(retriever.bank, run))
 
 
 class GatedObjective:
@@ -149,161 +110,186 @@ class GatedObjective:
         self.tokenizer = tokenizer
         self.token_budget = token_budget
 
-    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[TeacherScores]:
-        """All teachers of all examples in one sweep, so that micro-batches are as full as the token budget allows."""
-        rows = [e.row(t.prompt_ids) for e in examples if e.teaches for t in e.teachers]
+    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
+        """All teachers of all examples in one sweep, so that passes are as full as the token budget allows."""
+        teaching = [example for example in examples if example.teaches]
+        rows = [example.row(teacher.prompt_ids) for example in teaching for teacher in example.teachers]
         if not rows:
-            return [TeacherScores() for _ in examples]
-        if self.top_k:
-            return self._score_local(model, examples, rows)
-        placebos = [e.row(e.placebo.prompt_ids) for e in examples if e.teaches and e.placebo]
-        logp_RT = score(model, rows + placebos, token_budget=self.token_budget)
-        scores, at, placebo_at = [], 0, len(rows)
-        for example in examples:
-            if not example.teaches:
-                scores.append(TeacherScores())
-                continue
-            length, k = len(example.rollout.completion.token_ids), len(example.teachers)
-            placebo_T = logp_RT[placebo_at, :length] if example.placebo else None
-            scores.append(TeacherScores(logp_RT[at : at + k, :length], placebo_T))
-            at, placebo_at = at + k, placebo_at + (example.placebo is not None)
-        return scores
+            return list(examples)
+        scores = iter(self._local(model, teaching, rows) if self.top_k else self._full(model, teaching, rows))
+        return [replace(example, scores=next(scores)) if example.teaches else example for example in examples]
 
-    def _score_local(
-        self, model: nn.Module, examples: Sequence[Example], rows: Sequence[ScoreRow]
-    ) -> list[TeacherScores]:
+    def _full(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
+        placebos = [example.row(example.placebo.prompt_ids) for example in teaching if example.placebo]
+        logp_RT = score(model, rows + placebos, token_budget=self.token_budget)
+        parts = torch.split(logp_RT[: len(rows)], [len(example.teachers) for example in teaching])
+        neutral = iter(logp_RT[len(rows) :])
+        return [
+            TeacherScores(part[:, : len(example)], next(neutral)[: len(example)] if example.placebo else None)
+            for example, part in zip(teaching, parts, strict=True)
+        ]
+
+    def _local(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
         top = score_top(model, rows, self.top_k, token_budget=self.token_budget)
-        sampled_RT = _padded([torch.tensor(row.completion_ids) for row in rows]).to(top.ids_NK.device)
+        sampled_RT = _padded([torch.tensor(row.completion_ids, dtype=torch.int64) for row in rows]).to(
+            top.ids_NK.device
+        )
         ids_RTS = torch.cat([top.ids_NK, sampled_RT[..., None]], dim=-1)
         logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.token_budget)
-        scores, at = [], 0
-        for example in examples:
-            if not example.teaches:
-                scores.append(TeacherScores())
-                continue
-            length, members = len(example.rollout.completion.token_ids), slice(at, at + len(example.teachers))
-            scores.append(
-                TeacherScores(
-                    support_ids_KTS=ids_RTS[members, :length], support_logits_KTS=logits_RTS[members, :length]
-                )
-            )
-            at = members.stop
-        return scores
+        counts = [len(example.teachers) for example in teaching]
+        parts = zip(teaching, torch.split(ids_RTS, counts), torch.split(logits_RTS, counts), strict=True)
+        return [
+            TeacherScores(support_ids_KTS=ids[:, : len(example)], support_logits_KTS=logits[:, : len(example)])
+            for example, ids, logits in parts
+        ]
 
-    def loss(self, model: nn.Module, batch: MicroBatch, *, num_examples: int) -> MethodResult:
-        """One student forward. A micro-batch in which nothing teaches passes its shortest row and a zero through the
-        graph: under DDP the other ranks wait for this one's gradients."""
-        pairs = [(e, s) for e, s in zip(batch.examples, batch.scores, strict=True) if e.teaches]
-        if not pairs:
-            shortest = min(
-                batch.examples, key=lambda e: len(e.rollout.prompt_ids) + len(e.rollout.completion.token_ids)
-            )
-            pairs = [(Example(shortest.rollout, ()), TeacherScores())]
-        examples, scores = tuple(e for e, _ in pairs), [s for _, s in pairs]
-        rows = [e.row(e.rollout.prompt_ids) for e in examples]
-        device = next(model.parameters()).device
-        mask_BT = _padded([completion_mask(row.completion_ids, self.tokenizer) for row in rows]).to(device)
-        outcome_B = torch.tensor([OUTCOME_SIGN[e.rollout.verdict.outcome] for e in examples], device=device)
-        weight_BK = _padded([torch.tensor([t.weight for t in e.teachers]) for e in examples]).to(device)
-        if self.top_k and any(s.support_ids_KTS is not None for s in scores):
-            result = self._local_loss(model, rows, scores, mask_BT, outcome_B, weight_BK, num_examples)
-        else:
-            student_BT = score(model, rows, grad=True)
+    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
+        """One student forward over what teaches. Where nothing does, the shortest row passes and a zero goes back
+        through the graph: under DDP the other ranks wait for this one's gradients."""
+        examples = [example for example in batch if example.teaches]
+        if not examples:
+            shortest = min(batch, key=lambda example: len(example.rollout.prompt_ids) + len(example))
+            examples = [Example(shortest.rollout, (), scores=TeacherScores(torch.zeros(0, len(shortest))))]
+        rows = [example.row(example.rollout.prompt_ids) for example in examples]
+        mask_BT = _padded([completion_mask(row.completion_ids, self.tokenizer) for row in rows])
+        outcome_B = torch.tensor([OUTCOME_SIGN[e.rollout.verdict.outcome] for e in examples])
+        weight_BK = _padded([torch.tensor([t.weight for t in e.teachers], dtype=torch.float64) for e in examples])
+        judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, num_examples)
+        local = self.top_k > 0 and bool(examples[0].teachers)
+        result = self._local_loss(model, judged) if local else self._full_loss(model, judged)
+        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics)
+
+    def _full_loss(self, model: nn.Module, judged: _Judged) -> GatedResult:
+        student_BT = score(model, judged.rows, grad=True)
+        scores = [example.scores for example in judged.examples]
+        teacher_BKT = _padded([s.logp_KT for s in scores if s.logp_KT is not None])
+        placebo_BT = None
+        if self.settings.support_baseline == "placebo":
             placebos = [s.placebo_T for s in scores if s.placebo_T is not None]
-            settings = self.settings
-            result = gated_loss(
-                student_BT,
-                _padded([_or_empty(s.logp_KT, row) for s, row in zip(scores, rows, strict=True)]).to(student_BT),
-                mask_BT,
-                outcome_B,
-                weight_BK,
-                settings,
-                num_examples=num_examples,
-                placebo_logp_BT=self._placebo(placebos, student_BT),
-            )
-        return MethodResult(result.loss, _sums(result, examples), examples, result.diagnostics)
+            placebo_BT = _padded(placebos).to(student_BT) if placebos else torch.zeros_like(student_BT)
+        return gated_loss(
+            student_BT,
+            teacher_BKT.to(student_BT),
+            judged.mask_BT.to(student_BT.device),
+            judged.outcome_B.to(student_BT.device),
+            judged.weight_BK.to(student_BT),
+            self.settings,
+            num_examples=judged.num_examples,
+            placebo_logp_BT=placebo_BT,
+        )
 
-    def _placebo(self, placebos: list[Tensor], student_BT: Tensor) -> Tensor | None:
-        if self.settings.support_baseline != "placebo":
-            return None
-        return _padded(placebos).to(student_BT) if placebos else torch.zeros_like(student_BT)
-
-    def _local_loss(
-        self,
-        model: nn.Module,
-        rows: Sequence[ScoreRow],
-        scores: Sequence[TeacherScores],
-        mask_BT: Tensor,
-        outcome_B: Tensor,
-        weight_BK: Tensor,
-        num_examples: int,
-    ) -> GatedResult:
+    def _local_loss(self, model: nn.Module, judged: _Judged) -> GatedResult:
+        scores = [example.scores for example in judged.examples]
         ids_BKTS = _padded([s.support_ids_KTS for s in scores if s.support_ids_KTS is not None])
         teacher_BKTS = _padded([s.support_logits_KTS for s in scores if s.support_logits_KTS is not None])
         B, K, T, S = ids_BKTS.shape
         # The student is asked for all teachers' tokens at once: [B, T, K S].
         flat_BTS = ids_BKTS.permute(0, 2, 1, 3).reshape(B, T, K * S)
-        student_BTS = score_support(model, rows, flat_BTS, grad=True)
+        student_BTS = score_support(model, judged.rows, flat_BTS, grad=True)
         student_BKTS = student_BTS.reshape(B, T, K, S).permute(0, 2, 1, 3)
         return gated_local_loss(
             student_BKTS,
             teacher_BKTS.to(student_BKTS),
             local_support_mask(ids_BKTS),
-            mask_BT,
-            outcome_B,
-            weight_BK,
+            judged.mask_BT.to(student_BKTS.device),
+            judged.outcome_B.to(student_BKTS.device),
+            judged.weight_BK.to(student_BKTS),
             self.settings,
-            num_examples=num_examples,
+            num_examples=judged.num_examples,
         )
 
 
-def usage_rows(run: str, step: int, revision: int, result: MethodResult) -> list[UsageRow]:
-    """One ledger row for each teacher that judged."""
-    seen = result.diagnostics
-    supports, polarities, masses = seen.support_BK.tolist(), seen.polarity_BK.tolist(), seen.gate_mass_BK.tolist()
-    return [
-        UsageRow(
-            run=run,
-            step=step,
-            problem_id=example.rollout.problem.problem_id,
-            outcome=example.rollout.verdict.outcome,
-            skill_id=teacher.label["skill_id"],
-            mistake_id=teacher.label["mistake_id"],
-            pair_id=teacher.label["pair_id"],
-            support=supports[i][k],
-            polarity=round(polarities[i][k]),
-            gate_mass=masses[i][k],
-            weight=teacher.weight,
-            revision=revision,
-            placebo=False,
-        )
-        for i, example in enumerate(result.judged)
-        for k, teacher in enumerate(example.teachers)
-    ]
+@dataclass(frozen=True)
+class _Judged:
+    """The examples of a micro-batch that go through the student."""
+
+    examples: list[Example]
+    rows: list[ScoreRow]
+    mask_BT: Tensor
+    outcome_B: Tensor
+    weight_BK: Tensor
+    num_examples: int
 
 
-def _sums(result: GatedResult, examples: Sequence[Example]) -> Counter[str]:
-    """Numbers that add up over micro-batches and ranks."""
-    counts, seen = result.diagnostics.counts, result.diagnostics
-    return Counter(
-        {
-            "teachers": counts.teachers,
-            "below_threshold": counts.below_threshold,
-            "judged": counts.judged,
-            "helpful": counts.helpful,
-            "harmful": counts.harmful,
-            "neutral": counts.neutral,
-            "teacher_tokens": counts.tokens,
-            "clipped": counts.clipped,
-            "gate_mass": float(seen.gate_mass_BK.sum()),
-            "support": float(seen.support_BK.sum()),
-            "judged_examples": sum(e.teaches for e in examples),
-        }
-    )
+class UsageLedger:
+    """What each teacher did, on its way to the bank.
+
+    Rows wait for the checkpoint that covers them: what a crash takes back is measured again by the resumed run, and no
+    step stands in the bank twice. A bank that is open for reading alone gets none, with a warning.
+    """
+
+    def __init__(self, bank: Bank, run: str) -> None:
+        self.bank = bank
+        self.run = run
+        self._waiting: list[UsageRow] = []
+        if bank.readonly:
+            warnings.warn(f"{bank.path} cannot be written to: it will not learn how its entries did", stacklevel=3)
+
+    def record(self, step: int, result: MethodResult) -> None:
+        """Note a micro-batch of optimiser step `step` (from 1): one row for each teacher of a judged example."""
+        seen = result.diagnostics
+        values = zip(seen.support_BK.tolist(), seen.polarity_BK.tolist(), seen.gate_mass_BK.tolist(), strict=True)
+        for example, (supports, polarities, masses) in zip(result.judged, values, strict=True):
+            self._waiting += [
+                UsageRow(
+                    run=self.run,
+                    step=step,
+                    problem_id=example.rollout.problem.problem_id,
+                    outcome=example.rollout.verdict.outcome,
+                    support=supports[k],
+                    polarity=round(polarities[k]),
+                    gate_mass=masses[k],
+                    weight=teacher.weight,
+                    **teacher.label,
+                )
+                for k, teacher in enumerate(example.teachers)
+            ]
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting and not self.bank.readonly:
+            self.bank.record_usage(self._waiting)
+        self._waiting = []
+
+    def state(self) -> dict[str, Any]:
+        """The bank that a checkpoint was trained under."""
+        return {"bank_id": self.bank.meta("bank_id"), "bank_revision": self.bank.revision}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's `state`. A run follows its bank as that is curated, so a newer revision is a
+        warning; an older one, or another bank, is a stale file: ConfigError (METHOD.md, pitfall 7)."""
+        then, now = state["bank_revision"], self.bank.revision
+        if self.bank.meta("bank_id") != state["bank_id"]:
+            raise ConfigError(
+                f"{self.bank.path} is not the bank that the checkpoint was trained with: give that, or start a new run"
+            )
+        if now < then:
+            raise ConfigError(
+                f"{self.bank.path} is at revision {now}, the checkpoint was trained at {then}: give the newer copy of "
+                "the bank, or start a new run"
+            )
+        if now > then:
+            warnings.warn(
+                f"{self.bank.path} went from revision {then} to {now} since the checkpoint: the run goes on with the "
+                "bank as it is now, not as it would have gone on",
+                stacklevel=2,
+            )
 
 
-def _or_empty(logp_KT: Tensor | None, row: ScoreRow) -> Tensor:
-    return logp_KT if logp_KT is not None else torch.zeros(0, len(row.completion_ids))
+def _sums(result: GatedResult) -> dict[str, float]:
+    seen, counts = result.diagnostics, result.diagnostics.counts
+    return {
+        "teachers": counts.teachers,
+        "below_threshold": counts.below_threshold,
+        "judged": counts.judged,
+        "helpful": counts.helpful,
+        "harmful": counts.harmful,
+        "neutral": counts.neutral,
+        "teacher_tokens": counts.tokens,
+        "clipped": counts.clipped,
+        "gate_mass": float(seen.gate_mass_BK.sum()),
+        "support": float(seen.support_BK.sum()),
+    }
 
 
 def _padded(tensors: Sequence[Tensor]) -> Tensor:

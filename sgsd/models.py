@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,23 +63,27 @@ def load_student(config: ModelConfig, *, device: str | None = None) -> tuple[Any
 def merge_adapter(folder: Path, out: Path) -> Path:
     """Adapter and base as one model in `out`, which AutoModelForCausalLM and vLLM load. Returns `out`.
 
-    The sum is made in float32 and stored in the base's dtype. Raises ConfigError when `folder` holds no adapter.
+    The sum is made in float32 and stored in the base's dtype; `out` appears whole or not at all. Raises ConfigError when
+    `folder` holds no adapter, or `out` is there already.
     """
-    adapter = _adapter_settings(str(folder))
-    if adapter is None:
-        raise ConfigError(
-            f"{folder} holds no adapter: a student that was trained with all its weights needs no merging"
-        )
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    adapter = _adapter_settings(str(folder))
+    if adapter is None:
+        raise ConfigError(f"{folder} holds no adapter: a student trained with all its weights needs no merging")
+    if out.exists():
+        raise ConfigError(f"{out} exists already: remove it, or name another folder")
     base = resolve_model_path(str(adapter["base_model_name_or_path"]))
-    stored = AutoModelForCausalLM.from_pretrained(base, dtype="auto").dtype
+    stored = AutoConfig.from_pretrained(base).dtype or torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    merged.to(stored).save_pretrained(out)
-    load_tokenizer(str(folder) if (folder / "tokenizer_config.json").is_file() else base).save_pretrained(out)
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as half:
+        made = Path(half) / out.name
+        merged.to(stored).save_pretrained(made)
+        load_tokenizer(str(folder) if (folder / "tokenizer_config.json").is_file() else base).save_pretrained(made)
+        made.rename(out)
     return out
 
 

@@ -1,21 +1,105 @@
-"""What a run writes and shows while it goes: metrics.jsonl, the rollouts, the accuracy curve, one live line."""
+"""What a run counts, writes and shows while it goes: sums, metrics.jsonl, the accuracy curve, one live line."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sgsd.evaluate import EvalResult
+from sgsd.teachers import Example
+
+COUNTED = (
+    *("examples", "correct", "wrong", "unverifiable", "truncated", "generated_tokens"),
+    *("without_teachers", "teachers_too_long", "teachers", "judged", "helpful", "harmful", "neutral"),
+    *("below_threshold", "teacher_tokens", "clipped", "gate_mass", "support"),
+    *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student")),
+)
+"""Every sum of a step, so that all ranks add up the same ones."""
+
+
+def metrics_of(sums: Mapping[str, float]) -> dict[str, float]:
+    """What the log shows of a step's sums: counts and seconds as they are, the rest as means and shares in [0, 1]."""
+    examples, judged = max(1.0, sums["examples"]), max(1.0, sums["judged"])
+    teachers = max(1.0, sums["teachers"])
+    counts = ("examples", "generated_tokens", "unverifiable", "without_teachers", "teachers_too_long")
+    metrics = {key: sums[key] for key in (*counts, *(key for key in COUNTED if key.startswith("seconds/")))}
+    return metrics | {
+        "reward": sums["correct"] / examples,
+        "truncated": sums["truncated"] / examples,
+        "completion_length": sums["generated_tokens"] / examples,
+        "helpful": sums["helpful"] / judged,
+        "harmful": sums["harmful"] / judged,
+        "neutral": sums["neutral"] / judged,
+        "below_threshold": sums["below_threshold"] / teachers,
+        "clipped": sums["clipped"] / max(1.0, sums["teacher_tokens"]),
+        "gate_mass": sums["gate_mass"] / teachers,
+        "support": sums["support"] / teachers,
+    }
+
+
+class Tally:
+    """Counts of one rank since the last log, and of the whole run and all ranks up to it."""
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(COUNTED, 0.0)
+        self.totals = dict.fromkeys(COUNTED, 0.0)
+
+    def add(self, counts: Mapping[str, float]) -> None:
+        for key, count in counts.items():
+            self.sums[key] += count
+
+    def add_window(self, examples: Sequence[Example], teachers_too_long: int) -> None:
+        """Count the rollouts of an optimiser step."""
+        self.add({"examples": len(examples), "teachers_too_long": teachers_too_long})
+        for example in examples:
+            self.add(
+                {
+                    example.rollout.verdict.outcome: 1,
+                    "generated_tokens": len(example),
+                    "truncated": example.rollout.completion.truncated,
+                    "without_teachers": not example.teachers,
+                }
+            )
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.add({f"seconds/{phase}": time.monotonic() - started})
+
+    def close(self, over_ranks: Callable[[Mapping[str, float]], Mapping[str, float]]) -> dict[str, float]:
+        """The metrics of what was counted since the last time, over all ranks; counting starts anew."""
+        sums = over_ranks(self.sums)
+        self.totals = {key: self.totals[key] + sums[key] for key in COUNTED}
+        self.sums = dict.fromkeys(COUNTED, 0.0)
+        return metrics_of(sums)
+
+
+class AfterStep(TrainerCallback):
+    """Calls `step(n)` after each optimiser step, before it is logged and saved, and `end()` after the last."""
+
+    def __init__(self, step: Callable[[int], None], end: Callable[[], None]) -> None:
+        self.step, self.end = step, end
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.step(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.end()
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line a log, flushed. A resumed run drops the lines beyond its checkpoint, so no step stands twice."""
+    """One JSON line a log, flushed. A resumed run drops what lies beyond its checkpoint, so no step stands twice."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,12 +109,18 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        kept = []
-        if state.global_step and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part = self.path.with_name(f"{self.path.name}.tmp")
+        part.write_text("".join(self._kept(state.global_step)), encoding="utf-8")
+        part.replace(self.path)
+
+    def _kept(self, step: int) -> list[str]:
+        """The lines up to the checkpoint: not a summary of an end that was none, nor a line that a crash cut short."""
+        if step == 0 or not self.path.is_file():
+            return []
+        whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
+        logs = [(line, json.loads(line)) for line in whole]
+        return [line for line, log in logs if log["step"] <= step and "train_runtime" not in log]
 
     def on_log(
         self,
@@ -48,41 +138,57 @@ class MetricsFile(TrainerCallback):
 class AccuracyCurve(TrainerCallback):
     """Evaluates before the first step, every `every` steps and after the last.
 
-    `evaluate` runs on the main process alone and draws from a seed of its own, so a run with a curve trains as one without.
+    `evaluate` runs on the main process alone and draws from seeds of its own: a run with a curve trains as one without.
+    Points are logged, so that the trainer's own history keeps them over a resume.
     """
 
     def __init__(
         self, evaluate: Callable[[], EvalResult], every: int, tokens: Callable[[], int], log: Callable[..., None]
     ) -> None:
         self.evaluate, self.every, self.tokens, self.log = evaluate, every, tokens, log
-        self.points: list[dict[str, Any]] = []
         self.seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == 0:
-            self._point(state)
+            self._point(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
-            wanted = control.should_log
-            self._point(state)
-            control.should_log = wanted  # logging the point takes the step's own log for done
+            self._point(state, control)
 
-    def _point(self, state: TrainerState) -> None:
+    def _point(self, state: TrainerState, control: TrainerControl) -> None:
         if not state.is_world_process_zero:
             return
         started = time.monotonic()
         result = self.evaluate()
         self.seconds += time.monotonic() - started
-        point = {"step": state.global_step, "tokens": self.tokens(), "accuracy": result.accuracy, "ci": list(result.ci)}
-        self.points.append(point)
-        self.log({"eval_accuracy": result.accuracy, "eval_low": result.ci[0], "eval_high": result.ci[1]})
+        wanted = control.should_log
+        low, high = result.ci
+        self.log(
+            {"eval_accuracy": result.accuracy, "eval_low": low, "eval_high": high, "eval_tokens": float(self.tokens())}
+        )
+        control.should_log = wanted  # logging the point takes the step's own log for done
+
+
+def curve_points(history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Points {step, tokens, accuracy, ci} among the logs of a run (`TrainerState.log_history`)."""
+    return tuple(
+        {
+            "step": log["step"],
+            "tokens": int(log["eval_tokens"]),
+            "accuracy": log["eval_accuracy"],
+            "ci": [log["eval_low"], log["eval_high"]],
+        }
+        for log in history
+        if "eval_accuracy" in log
+    )
 
 
 class ProgressLine(TrainerCallback):
-    """Step, reward, loss, shares, tokens, time left: one line that is rewritten on a terminal, one in `every` elsewhere."""
+    """Step, reward, loss, shares, tokens, time left: one line, rewritten on a terminal, printed every `every` steps
+    elsewhere."""
 
     def __init__(self, tokens: Callable[[], int], every: int = 10, stream: TextIO | None = None) -> None:
         self.tokens, self.every = tokens, every
@@ -109,10 +215,13 @@ class ProgressLine(TrainerCallback):
         self.accuracy = logs.get("eval_accuracy", self.accuracy)
         if "reward" not in logs:
             return
-        live = self.stream.isatty()
-        if live or state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.stream.write(f"\r\x1b[2K{self.text(state, logs)}" if live else f"{self.text(state, logs)}\n")
-            self.stream.flush()
+        text = self.text(state, logs)
+        if self.stream.isatty():
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be rewritten
+            self.stream.write(f"\r\x1b[2K{text[:width]}")
+        elif state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.stream.write(f"{text}\n")
+        self.stream.flush()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,7 +229,8 @@ class ProgressLine(TrainerCallback):
         if state.is_world_process_zero and self.stream.isatty():
             self.stream.write("\n")
 
-    def text(self, state: TrainerState, logs: dict[str, float]) -> str:
+    def text(self, state: TrainerState, logs: Mapping[str, float]) -> str:
+        """The line of a step."""
         done = max(1, state.global_step - self.first_step)
         left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
         parts = [

@@ -1,36 +1,40 @@
 """From a configuration to a finished run folder. What `sgsd train` and `sgsd demo` both call.
 
-The run folder: `config.yaml` (resolved), `metrics.jsonl`, `rollouts/`, `checkpoint-*/`, `student/`.
+The run folder: `config.yaml` (resolved), `metrics.jsonl`, `rollouts/`, `checkpoint-*/`, `student/`. Nothing is written
+before model, bank, verifier and problems have been found good.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import (
+    GenerationConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from sgsd.config import RunConfig, save_config
 from sgsd.errors import ConfigError
 from sgsd.evaluate import EvalResult, evaluate
-from sgsd.generate import Generator
-from sgsd.methods import open_bank
+from sgsd.methods import Retriever, open_bank
 from sgsd.models import load_student, merge_adapter
-from sgsd.progress import AccuracyCurve, MetricsFile, ProgressLine
+from sgsd.progress import AccuracyCurve, MetricsFile, ProgressLine, curve_points
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import bank_guidance, write_past_rollouts
-from sgsd.trainer import SGSDTrainer
+from sgsd.trainer import SGSDTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
-
-if TYPE_CHECKING:
-    from skillbank.retrieve import Retriever
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,16 @@ class RunResult:
     student: Path
     """Folder of the trained student: full weights, or an adapter."""
     merged: Path | None
-    """Folder of adapter and base in one, when asked for."""
+    """Folder of adapter and base in one, when asked for; full weights are that already."""
     steps: int
     generated_tokens: int
     dropped_problems: int
     curve: tuple[dict[str, Any], ...]
-    """Points {step, tokens, accuracy, ci} of the held-out accuracy."""
+    """Points {step, tokens, accuracy, ci} of the held-out accuracy, those before a resume included."""
     polarity: dict[str, float]
     """Shares of helpful, harmful and neutral teachers over the whole run."""
     seconds: dict[str, float]
+    """Of this call: training, and the curve when there is one."""
 
 
 def train_run(
@@ -62,7 +67,7 @@ def train_run(
     """Train a student as `config` says on `problems`, with a curve over `held_out` when eval.every_steps asks for one.
 
     Raises ConfigError when the folder already holds a run and `resume` is false, or has none and it is true; the errors
-    of model, bank and data as they come.
+    of model, bank and data as they come; TrainingError when the loss is no number.
     """
     out = Path(config.output_dir)
     checkpoint = _checkpoint(out, resume)
@@ -72,45 +77,29 @@ def train_run(
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if config.threads:
         torch.set_num_threads(config.threads)
-    retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
-    with retriever.bank:
-        model, tokenizer = load_student(config.model)
+    with ExitStack() as stack:
+        retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
+        stack.callback(retriever.bank.close)
         verifier = load_verifier(config.verifier)
-        save_config(config, out / "config.yaml")
-        trainer = SGSDTrainer(
-            model=model,
-            args=training_arguments(config),
-            method=config,
-            bank=retriever,
-            verifier=verifier,
-            train_dataset=problems,
-            processing_class=tokenizer,
-            on_rollouts=lambda step, rollouts: _write_rollouts(out, config, step, rollouts),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
-        trainer.add_callback(ProgressLine(lambda: trainer.generated_tokens))
+        stack.callback(verifier.close)
+        trainer = _trainer(config, problems, retriever, verifier)
         curve = None
         if config.eval.every_steps and held_out:
-            curve = _curve(config, trainer, verifier, held_out, retriever)
+            curve = _curve(config, trainer, held_out, retriever)
             trainer.add_callback(curve)
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = {"train": time.monotonic() - started - (curve.seconds if curve else 0.0)}
-        student = out / "student"
-        trainer.save_model(str(student))
-        verifier.close()
-    merged = merge_adapter(student, out / "student-merged") if merge else None
-    totals = trainer.totals
-    judged = max(1, totals["judged"])
+        student, merged = _save(config, trainer, merge)
+    totals = trainer.tally.totals
     return RunResult(
         student=student,
         merged=merged,
         steps=trainer.state.global_step,
         generated_tokens=trainer.generated_tokens,
         dropped_problems=trainer.dropped_problems,
-        curve=tuple(curve.points) if curve else (),
-        polarity={key: totals[key] / judged for key in ("helpful", "harmful", "neutral")},
+        curve=curve_points(trainer.state.log_history),
+        polarity={key: totals[key] / max(1.0, totals["judged"]) for key in ("helpful", "harmful", "neutral")},
         seconds={**seconds, **({"curve": curve.seconds} if curve else {})},
     )
 
@@ -118,7 +107,10 @@ def train_run(
 def training_arguments(config: RunConfig) -> TrainingArguments:
     """The configuration's `train` section in transformers' words."""
     train = config.train
-    on_gpu = torch.cuda.is_available()
+    # transformers 5.23 renamed it
+    known = {field.name for field in fields(TrainingArguments)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    values: dict[str, Any] = {checkpointing: train.gradient_checkpointing}
     return TrainingArguments(
         output_dir=config.output_dir,
         max_steps=train.max_steps,
@@ -130,9 +122,9 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         max_grad_norm=train.max_grad_norm,
         weight_decay=train.weight_decay,
         adam_beta2=train.adam_beta2,
-        activation_checkpointing=train.gradient_checkpointing,
-        bf16=on_gpu and config.model.dtype == "bfloat16",
-        fp16=on_gpu and config.model.dtype == "float16",
+        bf16=_mixed(config) and config.model.dtype == "bfloat16",
+        fp16=_mixed(config) and config.model.dtype == "float16",
+        use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number ends the run; it is not averaged away
         save_steps=train.save_every,
@@ -140,47 +132,118 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         report_to=list(train.report_to) or "none",
         seed=config.seed,
         disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **values,
     )
 
 
-def _checkpoint(out: Path, resume: bool) -> str | None:
-    """The checkpoint to go on from."""
+def _mixed(config: RunConfig) -> bool:
+    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, which a CPU has none of."""
+    return config.model.dtype == "bfloat16" or (config.model.dtype == "float16" and torch.cuda.is_available())
+
+
+def _checkpoint(out: Path, resume: bool) -> Path | None:
+    """The newest whole checkpoint, to go on from. A folder without the trainer's state was cut short by a crash."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output_dir {out} is a file: name a folder")
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None  # type: ignore[no-untyped-call]
+    whole = [path.parent for path in out.glob("checkpoint-*/trainer_state.json")]
+    numbered = {int(path.name[11:]): path for path in whole if path.name[11:].isdecimal()}
+    last = numbered[max(numbered)] if numbered else None
     if resume and last is None:
-        raise ConfigError(f"nothing to resume: {out} holds no checkpoint")
-    if not resume and (last is not None or (out / "metrics.jsonl").exists()):
+        raise ConfigError(f"nothing to resume: {out} holds no checkpoint; start without --resume in a new folder")
+    if not resume and last is not None:
         raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or set another output_dir")
+    if not resume and (out / "metrics.jsonl").exists():
+        raise ConfigError(
+            f"{out} holds a run that ended before its first checkpoint: remove it, or set another output_dir"
+        )
     return last
 
 
-def _curve(
-    config: RunConfig, trainer: SGSDTrainer, verifier: Verifier, held_out: Sequence[Problem], retriever: Retriever
-) -> AccuracyCurve:
-    generator: Generator = trainer.generator
+def _trainer(config: RunConfig, problems: Sequence[Problem], retriever: Retriever, verifier: Verifier) -> SGSDTrainer:
+    out = Path(config.output_dir)
+    settings = config.model
+    if _mixed(config) and settings.lora is None:
+        # An update as small as this method's is below the resolution of a half-precision weight; PEFT keeps its
+        # adapters in float32 for the same reason.
+        settings = settings.model_copy(update={"dtype": "float32"})
+    model, tokenizer = load_student(settings)
+    trainer = SGSDTrainer(
+        model=model,
+        args=training_arguments(config),
+        method=config,
+        bank=retriever,
+        verifier=verifier,
+        train_dataset=problems,
+        processing_class=tokenizer,
+    )
+    trainer.on_rollouts = _rollout_writer(config, trainer)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_ConfigFile(config))
+    trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
+    trainer.add_callback(ProgressLine(lambda: trainer.generated_tokens))
+    return trainer
 
-    def point() -> EvalResult:
-        return evaluate(
-            generator,
-            trainer.tokenizer,
-            held_out,
-            verifier,
-            config.eval,
-            truncated=config.verifier.truncated,
-            seed=config.seed,
-            guidance=bank_guidance(retriever) if config.eval.with_bank else None,
+
+class _ConfigFile(TrainerCallback):
+    """Writes the resolved configuration once training begins, when a checkpoint to go on from has been accepted too."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            save_config(self.config, Path(self.config.output_dir) / "config.yaml")
+
+
+def _rollout_writer(config: RunConfig, trainer: SGSDTrainer) -> Callable[[int, Sequence[Rollout]], None]:
+    """Writes `rollouts/step-N.jsonl`, one file a rank. Ids tell the run, the step and the rank apart."""
+    rank = trainer.args.process_index
+    suffix = f"-rank{rank}" if trainer.args.world_size > 1 else ""
+
+    def write(step: int, rollouts: Sequence[Rollout]) -> None:
+        write_past_rollouts(
+            Path(config.output_dir) / "rollouts" / f"step-{step:06d}{suffix}.jsonl",
+            rollouts,
+            model=f"{config.output_dir}@{step - 1}",
+            sampling=config.rollout,
+            seed=draw_seed(config.seed, step - 1, rank),
         )
+
+    return write
+
+
+def _curve(config: RunConfig, trainer: SGSDTrainer, held_out: Sequence[Problem], retriever: Retriever) -> AccuracyCurve:
+    def point() -> EvalResult:
+        with trainer.accelerator.autocast():
+            return evaluate(
+                trainer.generator,
+                trainer.tokenizer,
+                held_out,
+                trainer.verifier,
+                config.eval,
+                truncated=config.verifier.truncated,
+                seed=config.seed,
+                guidance=bank_guidance(retriever) if config.eval.with_bank else None,
+            )
 
     return AccuracyCurve(point, config.eval.every_steps, lambda: trainer.generated_tokens, trainer.log)
 
 
-def _write_rollouts(out: Path, config: RunConfig, step: int, rollouts: Sequence[Rollout]) -> None:
-    write_past_rollouts(
-        out / "rollouts" / f"step-{step:06d}.jsonl",
-        rollouts,
-        model=config.model.name_or_path,
-        sampling=config.rollout,
-        seed=step,
-    )
+def _save(config: RunConfig, trainer: SGSDTrainer, merge: bool) -> tuple[Path, Path | None]:
+    """The student's folder, and the merged one when it is asked for. The main process writes, the others wait."""
+    student = Path(config.output_dir) / "student"
+    if config.model.lora is None:
+        trainer.student.to(getattr(torch, config.model.dtype))
+    trainer.save_model(str(student))
+    merged = None
+    if merge:
+        merged = Path(f"{student}-merged") if (student / "adapter_config.json").is_file() else student
+    if merged is not None and merged != student and trainer.is_world_process_zero():
+        if merged.exists():
+            shutil.rmtree(merged)  # of an earlier end of this run
+        merge_adapter(student, merged)
+        GenerationConfig.from_pretrained(student).save_pretrained(merged)
+    trainer.accelerator.wait_for_everyone()
+    return student, merged

@@ -1,25 +1,69 @@
 """Who teaches: pools of privileged prompts, and the weights under which they are read.
 
-A pool turns problems into teacher prompts. Teacher weights turn the student's network into the teachers' network: the student
-itself (`live`), its initial weights (`base`), a moving average (`ema`) or a copy renewed now and then (`periodic`).
+A pool turns problems into teacher prompts. Teacher weights turn the student's network into the teachers' network: the
+student itself (`live`), its initial weights (`base`), a moving average (`ema`) or a copy renewed now and then
+(`periodic`). An `Example` is a rollout with its teachers and, once they have read it, what they say of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from sgsd.config import TeacherConfig
+from sgsd.errors import TrainingError
 from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, render
-from sgsd.records import Problem, TeacherPrompt
+from sgsd.records import Problem, Rollout, TeacherPrompt
+from sgsd.score import ScoreRow
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from skillbank.retrieve import Retriever
+
+TEACHER_FILE = "teacher.safetensors"
+"""In a checkpoint: the teachers' weights where they differ from the student's present and initial ones."""
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """What the teachers of one example say of its completion. T is that example's own length."""
+
+    logp_KT: Tensor | None = None
+    """log p of the sampled tokens over the full vocabulary."""
+    placebo_T: Tensor | None = None
+    support_ids_KTS: Tensor | None = None
+    """Local support: each teacher's top n and, last, the sampled token."""
+    support_logits_KTS: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A rollout, who is to judge it, and the judgement."""
+
+    rollout: Rollout
+    teachers: tuple[TeacherPrompt, ...]
+    placebo: TeacherPrompt | None = None
+    scores: TeacherScores = TeacherScores()
+
+    @property
+    def teaches(self) -> bool:
+        """False for what adds nothing to the loss: no teacher, or an outcome of 0."""
+        return bool(self.teachers) and self.rollout.verdict.outcome != "unverifiable"
+
+    def row(self, prompt_ids: Sequence[int]) -> ScoreRow:
+        return ScoreRow(prompt_ids, self.rollout.completion.token_ids)
+
+    def __len__(self) -> int:
+        """Tokens of the completion."""
+        return len(self.rollout.completion.token_ids)
 
 
 @dataclass(frozen=True)
@@ -27,8 +71,8 @@ class Pools:
     """The teachers of a window of problems, in the problems' order."""
 
     teachers: list[list[TeacherPrompt]]
-    placebos: list[TeacherPrompt]
-    """One neutral teacher a problem, when the support baseline asks for it; else empty."""
+    placebos: list[TeacherPrompt | None]
+    """A neutral teacher a problem when the support baseline asks for it, else None."""
     too_long: int = 0
     """Teachers left out because their prompt exceeds the limit."""
 
@@ -40,7 +84,10 @@ class TeacherPool(Protocol):
 
 
 class SkillPairPool:
-    """One teacher a retrieved skill-mistake pair (METHOD.md, 1.3 and 1.4)."""
+    """One teacher a retrieved skill-mistake pair (METHOD.md, 1.3 and 1.4).
+
+    A teacher whose prompt is too long is left out and counted; the others keep their weights, as if it had no opinion.
+    """
 
     def __init__(
         self,
@@ -58,6 +105,7 @@ class SkillPairPool:
         self.placebo = placebo
 
     def __call__(self, problems: Sequence[Problem]) -> Pools:
+        revision = self.retriever.bank.revision
         retrieved = self.retriever.retrieve([p.problem for p in problems], [p.problem_id for p in problems])
         teachers: list[list[TeacherPrompt]] = []
         too_long = 0
@@ -66,15 +114,22 @@ class SkillPairPool:
                 TeacherPrompt(
                     prompt_ids=self._render(problem, Guidance(pair.skill, pair.mistake)),
                     weight=pair.weight,
-                    label={"skill_id": pair.skill_id, "mistake_id": pair.mistake_id, "pair_id": pair.pair_id},
+                    label={
+                        "skill_id": pair.skill_id,
+                        "mistake_id": pair.mistake_id,
+                        "pair_id": pair.pair_id,
+                        "revision": revision,
+                    },
                 )
                 for pair in pairs
             ]
             fitting = [prompt for prompt in prompts if len(prompt.prompt_ids) <= self.max_prompt_tokens]
             too_long += len(prompts) - len(fitting)
             teachers.append(fitting)
-        placebos = [TeacherPrompt(self._render(problem, NEUTRAL), 0.0) for problem in problems] if self.placebo else []
-        return Pools(teachers, placebos, too_long)
+        return Pools(teachers, [self._placebo(problem) for problem in problems], too_long)
+
+    def _placebo(self, problem: Problem) -> TeacherPrompt | None:
+        return TeacherPrompt(self._render(problem, NEUTRAL), 0.0) if self.placebo else None
 
     def _render(self, problem: Problem, guidance: Guidance) -> tuple[int, ...]:
         return tuple(render(self.tokenizer, guided_user_text(problem.problem, [guidance]), thinking=self.thinking))
@@ -83,21 +138,25 @@ class SkillPairPool:
 class TeacherWeights:
     """The network that scores as teacher, and how it follows the student.
 
-    `base` switches a LoRA adapter off, or keeps a frozen copy of full weights. `ema` and `periodic` keep a copy of the
-    *trained* weights alone and swap them in for the teacher pass, so an adapter run stores an adapter's worth.
+    Make it before the first optimiser step, for `base` before a checkpoint is loaded: it takes its copy at once. `base`
+    switches a LoRA adapter off, or keeps a frozen copy of full weights. `ema` and `periodic` copy the *trained* weights
+    alone and swap them in for the teacher pass, so an adapter run keeps an adapter's worth. The average is in float32
+    at least: in bfloat16 a hundredth of a small step is nothing.
     """
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig, model: PreTrainedModel) -> None:
         self.config = config
-        self._shadow: dict[str, torch.Tensor] = {}
+        self.model = model
+        self._adapter_off = config.weights == "base" and hasattr(model, "peft_config")
+        self._shadow: dict[str, Tensor] = {}
+        if config.weights != "live" and not self._adapter_off:
+            trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+            self._shadow = {name: p.to(self._dtype(p), copy=True) for name, p in trained.items()}
 
-    def start(self, model: PreTrainedModel) -> None:
-        """Take the copy that the kind of weights needs. Call before the first optimiser step."""
-        if self.config.weights == "live" or self._shadow or (self.config.weights == "base" and _has_adapter(model)):
-            return
-        self._shadow = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    def _dtype(self, weight: Tensor) -> torch.dtype:
+        return torch.promote_types(weight.dtype, torch.float32) if self.config.weights == "ema" else weight.dtype
 
-    def after_step(self, model: PreTrainedModel, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Follow the student after optimiser step `step` (counted from 1)."""
         if self.config.weights == "ema":
             rate = 1 - self.config.ema_decay
@@ -105,39 +164,42 @@ class TeacherWeights:
             rate = 1.0
         else:
             return
-        parameters = dict(model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         for name, shadow in self._shadow.items():
-            shadow.lerp_(parameters[name].detach(), rate)
+            shadow.lerp_(parameters[name].detach().to(shadow.dtype), rate)
 
     @contextmanager
-    def active(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within this context `model` is the teacher; afterwards its weights are the student's, bit for bit."""
-        if self.config.weights == "base" and _has_adapter(model):
-            with model.disable_adapter():  # type: ignore[operator]
+    def active(self) -> Iterator[None]:
+        """Within this context the model is the teacher; afterwards its weights are the student's, bit for bit."""
+        if self._adapter_off:
+            with self.model.disable_adapter():  # type: ignore[operator]
                 yield
             return
-        with self._swapped(model) if self._shadow else nullcontext():
-            yield
-
-    @contextmanager
-    def _swapped(self, model: PreTrainedModel) -> Iterator[None]:
-        parameters = dict(model.named_parameters())
+        parameters = dict(self.model.named_parameters()) if self._shadow else {}
         students = {name: parameters[name].data for name in self._shadow}
         try:
             for name, shadow in self._shadow.items():
-                parameters[name].data = shadow
+                parameters[name].data = shadow.to(students[name].dtype)
             yield
         finally:
             for name, student in students.items():
                 parameters[name].data = student
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold to go on exactly."""
-        return self._shadow
+    def save(self, folder: Path) -> None:
+        """What a checkpoint must hold to go on exactly. Initial weights are the model's own and are not stored."""
+        if self.config.weights in ("ema", "periodic"):
+            save_file({name: shadow.contiguous() for name, shadow in self._shadow.items()}, folder / TEACHER_FILE)
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._shadow = {name: tensor.clone() for name, tensor in state.items()}
-
-
-def _has_adapter(model: Any) -> bool:
-    return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
+    def load(self, folder: Path) -> None:
+        """Raises TrainingError when the checkpoint lacks what these weights need."""
+        if self.config.weights not in ("ema", "periodic"):
+            return
+        file = folder / TEACHER_FILE
+        stored: dict[str, Any] = load_file(file) if file.is_file() else {}
+        if stored.keys() != self._shadow.keys():
+            raise TrainingError(
+                f"{file} does not hold the teachers' weights: the checkpoint was not made with "
+                f"teacher.weights {self.config.weights} on this model"
+            )
+        for name, shadow in self._shadow.items():
+            shadow.copy_(stored[name])

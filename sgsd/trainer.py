@@ -1,25 +1,25 @@
 """The training step, on top of transformers.Trainer.
 
-`get_batch_samples` does what must happen once an optimiser step, for the whole accumulation window: rollouts, verdicts, teacher
-pools, teacher scores. `compute_loss` does the student's pass of one micro-batch. Everything between (the loop,
+`get_batch_samples` does what must happen once an optimiser step, for the whole accumulation window: rollouts, verdicts,
+teacher pools, teacher scores. `compute_loss` does the student's pass of one micro-batch. Everything between (the loop,
 accumulation, optimiser, checkpoints, ranks, trackers) is the parent's.
 
-What a step computes depends on (seed, optimiser step, rank) and the weights alone, so a resumed run repeats the uninterrupted one.
+What a step computes depends on (seed, optimiser step, rank), the weights and the bank alone, so a resumed run repeats
+the uninterrupted one.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from sgsd.config import ModelConfig, SGSDConfig
@@ -27,29 +27,33 @@ from sgsd.data import problem_from_row
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate import Generator
 from sgsd.generate.transformers import TransformersGenerator
-from sgsd.methods import Example, Method, MicroBatch, open_bank, sgsd_method
+from sgsd.methods import Method, Retriever, open_bank, sgsd_method
 from sgsd.models import default_dtype, load_student
+from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import draw_rollouts
 from sgsd.score import check_scoring
-from sgsd.teachers import TeacherWeights
+from sgsd.teachers import Example, TeacherWeights
 from sgsd.verify import Verifier, load_verifier
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-    from skillbank.retrieve import Retriever
-
-TEACHER_FILE = "teacher.safetensors"
 ABOUT_FILE = "sgsd.json"
+"""In a checkpoint: method, bank, and what was counted so far."""
+
+DIVERGED = "lower the learning rate, or check model and data"
+
+OnRollouts = Callable[[int, Sequence[Rollout]], None]
+"""Called on every rank with the optimiser step (from 1) and this rank's rollouts."""
 
 
 class DistillationTrainer(Trainer):
     """A student, its own rollouts, a pool of teachers and an objective: what SGSD and its siblings share.
 
-    `train_dataset` holds `Problem` records, or mappings with `problem` and `answer`. Problems whose plain prompt exceeds
-    `config.rollout.max_prompt_tokens` are left out and counted in `dropped_problems`; DataInvalid when none is left.
+    `train_dataset` holds `Problem` records, or mappings with `problem` and `answer`. Problems whose plain prompt
+    exceeds `config.rollout.max_prompt_tokens` are left out, counted as `dropped_problems`; DataInvalid when none is left.
     """
 
     loss_is_scaled_for_ga = True  # the objective divides by the examples of the whole optimiser step
@@ -61,14 +65,16 @@ class DistillationTrainer(Trainer):
         config: SGSDConfig,
         method: Method,
         verifier: Verifier,
-        train_dataset: Sequence[Problem | dict[str, Any]],
+        train_dataset: Sequence[Problem | Mapping[str, Any]],
         processing_class: PreTrainedTokenizerBase,
         generator: Generator | None = None,
-        on_rollouts: Callable[[int, Sequence[Rollout]], None] | None = None,
+        on_rollouts: OnRollouts | None = None,
         **kwargs: Any,
     ) -> None:
-        args.remove_unused_columns = False  # the verifier wants every column
+        # Records travel, not tensors: the verifier wants every column, and there is nothing to pin.
+        args.remove_unused_columns = args.dataloader_pin_memory = False
         problems, self.dropped_problems = _fitting(train_dataset, processing_class, config)
+        use_cache = getattr(model.config, "use_cache", True)
         super().__init__(
             model=model,
             args=args,
@@ -77,55 +83,46 @@ class DistillationTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        model.config.use_cache = use_cache  # scoring says itself that it wants none; the parent's False would be saved
         self.student = model
         self.config = config
         self.method = method
         self.verifier = verifier
         self.tokenizer = processing_class
         self.generator = generator or TransformersGenerator(model, processing_class)
-        self.teacher_weights = TeacherWeights(config.teacher)
-        self.teacher_weights.start(model)
+        self.teacher_weights = TeacherWeights(config.teacher, model)
         self.on_rollouts = on_rollouts
         self.generated_tokens = 0
         """Of the whole run and all ranks."""
-        self.totals: Counter[str] = Counter()
-        """Sums of the whole run and all ranks, under the names of COUNTED."""
-        self.sums: Counter[str] = Counter()
-        """Sums since the last log, this rank's; shares are made of them when they are logged."""
+        self.tally = Tally()
+        self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
 
     # The window: METHOD steps 1 to 5, the teachers' half
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[Problem]], num_batches: int, device: torch.device
-    ) -> tuple[list[MicroBatch], int]:
+    ) -> tuple[list[list[Example]], int]:
         batches = list(islice(epoch_iterator, num_batches))
         problems = [problem for batch in batches for problem in batch]
         rollouts = self.roll_out(problems)
-        if self.on_rollouts is not None and self.args.should_save:
+        if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step + 1, rollouts)
-        with self._timed("retrieve"):
+        with self.tally.timed("retrieve"):
             pools = self.method.pool(problems)
-        examples = [
-            Example(rollout, tuple(teachers), pools.placebos[i] if pools.placebos else None)
-            for i, (rollout, teachers) in enumerate(zip(rollouts, pools.teachers, strict=True))
-        ]
+        pooled = zip(rollouts, pools.teachers, pools.placebos, strict=True)
+        examples = [Example(rollout, tuple(teachers), placebo) for rollout, teachers, placebo in pooled]
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
-        with self._timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active(self.student):
-            scores = self.method.objective.score_teachers(self.student, examples)
-        self._count(examples, pools.too_long)
-        micro_batches, at = [], 0
-        for batch in batches:
-            members = slice(at, at + len(batch))
-            micro_batches.append(MicroBatch(tuple(examples[members]), tuple(scores[members])))
-            at += len(batch)
-        tokens = sum(len(e.rollout.completion.token_ids) for e in examples)
-        over_ranks = self._over_ranks({"examples": len(examples), "tokens": tokens})
-        self.generated_tokens += over_ranks["tokens"]
-        return micro_batches, over_ranks["examples"]
+        with self.tally.timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active():
+            examples = self.method.objective.score_teachers(self.student, examples)
+        self.tally.add_window(examples, pools.too_long)
+        over_ranks = self._over_ranks({"examples": len(examples), "tokens": sum(map(len, examples))})
+        self.generated_tokens += round(over_ranks["tokens"])
+        rest = iter(examples)
+        return [list(islice(rest, len(batch))) for batch in batches], round(over_ranks["examples"])
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
         """One verified completion a problem from the plain prompt, at the current weights."""
-        with self._timed("rollout"):
+        with self.tally.timed("rollout"), self.accelerator.autocast():
             return draw_rollouts(
                 self.generator,
                 self.tokenizer,
@@ -133,116 +130,89 @@ class DistillationTrainer(Trainer):
                 self.verifier,
                 self.config.rollout,
                 truncated=self.config.verifier.truncated,
-                seed=self._seed_of_step(),
+                seed=draw_seed(self.args.seed, self.state.global_step, self.args.process_index),
             ).rollouts
-
-    def _seed_of_step(self) -> int:
-        return (int(self.args.seed) * 1_000_003 + self.state.global_step) * 4099 + int(self.args.process_index)
 
     # The micro-batch: step 5, the student's half, and steps 6 to 8
 
     def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if return_outputs:
-            raise TrainingError("a distillation loss has no outputs to return: evaluate with sgsd.evaluate")
-        batch: MicroBatch = inputs
-        with self._timed("student"), self.accelerator.autocast():
-            result = self.method.objective.loss(model, batch, num_examples=int(num_items_in_batch))
-        self.sums.update(result.sums)
-        self.method.report(self.state.global_step + 1, result)
+        _dropout_off(model)
+        with self.tally.timed("student"), self.accelerator.autocast():
+            result = self.method.objective.loss(model, inputs, num_examples=int(num_items_in_batch))
+        if not torch.isfinite(result.loss):
+            raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
+        self.tally.add(result.sums)
+        if self.method.ledger is not None:
+            self.method.ledger.record(self.state.global_step + 1, result)
         # Gradients are averaged over ranks, while N counts the examples of all of them.
         return result.loss * self.accelerator.num_processes
 
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        return inputs  # records, not tensors: the scorer puts its own tensors on the device
-
-    def _prepare_context_parallel_inputs(self, model: torch.nn.Module, inputs: Any) -> Any:
-        return nullcontext, inputs
-
     def floating_point_ops(self, inputs: Any) -> int:
         """Forward and backward of the student (6 N), forwards of the teachers and of the rollout (2 N a token)."""
-        parameters = self.student.num_parameters(exclude_embeddings=True)
-        return parameters * sum(
-            8 * (len(e.rollout.prompt_ids) + len(e.rollout.completion.token_ids))
-            + 2 * sum(len(t.prompt_ids) + len(e.rollout.completion.token_ids) for t in e.teachers)
-            for e in inputs.examples
+        return self.student.num_parameters(exclude_embeddings=True) * sum(
+            8 * (len(example.rollout.prompt_ids) + len(example))
+            + 2 * sum(len(teacher.prompt_ids) + len(example) for teacher in example.teachers if example.teaches)
+            for example in inputs
         )
 
     # Counting and logging
 
-    def _count(self, examples: Sequence[Example], too_long: int) -> None:
-        self.sums["examples"] += len(examples)
-        self.sums["generated_tokens"] += sum(len(e.rollout.completion.token_ids) for e in examples)
-        self.sums["truncated"] += sum(e.rollout.completion.truncated for e in examples)
-        self.sums["without_teachers"] += sum(not e.teachers for e in examples)
-        self.sums["teachers_too_long"] += too_long
-        for example in examples:
-            self.sums[example.rollout.verdict.outcome] += 1
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.sums[f"seconds/{phase}"] += time.monotonic() - started  # type: ignore[assignment]
-
-    def _over_ranks(self, sums: dict[str, Any]) -> dict[str, Any]:
+    def _over_ranks(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Sums over all ranks. Every rank must call it with the same keys."""
         if self.accelerator.num_processes == 1:
-            return sums
-        keys = sorted(sums)
-        values = torch.tensor([float(sums[key]) for key in keys], dtype=torch.float64, device=self.args.device)
-        total = self.accelerator.reduce(values, reduction="sum")
-        return {key: type(sums[key])(value) for key, value in zip(keys, total.tolist(), strict=True)}
+            return dict(sums)
+        values = torch.tensor([float(value) for value in sums.values()], dtype=torch.float64, device=self.args.device)
+        total = cast(torch.Tensor, self.accelerator.reduce(values, reduction="sum"))
+        return dict(zip(sums, total.tolist(), strict=True))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the window counted to the parent's loss, gradient norm and learning rate."""
+        """Adds what was counted since the last log to the parent's loss, gradient norm and learning rate."""
         if "loss" in logs:
-            sums = self._over_ranks({key: self.sums[key] for key in COUNTED})
-            logs = {**logs, **_metrics(sums)}
-            self.totals.update(sums)
-            self.sums.clear()
+            logs = {**logs, **self.tally.close(self._over_ranks)}
+            norm = logs.get("grad_norm", 0.0)
+            if not math.isfinite(norm) and not self.args.fp16:  # a gradient scaler tries and skips such steps
+                raise TrainingError(f"the gradient norm of step {self.state.global_step} is {norm}: {DIVERGED}")
         super().log(logs, start_time)
 
-    # Checkpoints: what the parent does not know of
+    # Saving: what the parent does not know of
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower train.learning_rate or check the model"
-            )
-        return loss
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and self.student.generation_config is not None:
+            # An adapter is saved without them; the length it was trained at is what evaluation takes as its default.
+            settings = copy.deepcopy(self.student.generation_config)
+            settings.max_new_tokens = self.config.rollout.max_new_tokens
+            settings.save_pretrained(output_dir or str(self.args.output_dir))
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            # Before the parent's files, the last of which makes the folder a checkpoint.
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.teacher_weights.save(folder)
+            about = {"method": self.method.name, "generated_tokens": self.generated_tokens, "totals": self.tally.totals}
+            if self.method.ledger is not None:
+                about |= self.method.ledger.state()
+            (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
         super()._save_checkpoint(model, trial)
-        if not self.args.should_save:
-            return
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        state = self.teacher_weights.state()
-        if state:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TEACHER_FILE)
-        about = {
-            "method": self.method.name,
-            "bank_revision": self.method.bank_revision,
-            "generated_tokens": self.generated_tokens,
-            "totals": dict(self.totals),
-        }
-        (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.method.ledger is not None:
+            self.method.ledger.flush()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if not (folder / ABOUT_FILE).is_file():
+            raise TrainingError(f"{folder} has no {ABOUT_FILE}: it is no checkpoint of this trainer")
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        if self.method.ledger is not None:
+            self.method.ledger.resume(about)
+        self.teacher_weights.load(folder)
+        self.generated_tokens, self.tally.totals = about["generated_tokens"], about["totals"]
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        teacher = Path(resume_from_checkpoint) / TEACHER_FILE
-        if teacher.is_file():
-            self.teacher_weights.load_state(load_file(teacher, device=str(self.args.device)))
-        elif self.teacher_weights.state():
-            raise TrainingError(
-                f"{teacher} is missing: teacher.weights {self.config.teacher.weights} cannot be resumed"
-            )
 
 
 class SGSDTrainer(DistillationTrainer):
@@ -260,34 +230,27 @@ class SGSDTrainer(DistillationTrainer):
         method: SGSDConfig,
         bank: Retriever | str | Path,
         verifier: Verifier | str | None = None,
-        train_dataset: Sequence[Problem | dict[str, Any]] = (),
+        train_dataset: Sequence[Problem | Mapping[str, Any]] = (),
         peft_config: PeftConfig | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        student: PreTrainedModel
         if isinstance(model, str):
-            student, tokenizer = load_student(
-                ModelConfig.model_validate({"name_or_path": model, "dtype": default_dtype()})
-            )
+            model, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
             processing_class = processing_class or tokenizer
-        else:
-            student = model
         if processing_class is None:
-            raise ConfigError(
-                "processing_class is None: a model that is given as an object needs its tokenizer beside it"
-            )
+            raise ConfigError("processing_class is None: a model that is given as an object needs its tokenizer")
         if peft_config is not None:
             from peft import get_peft_model
 
-            student = cast(PreTrainedModel, get_peft_model(student, peft_config))
-        check_scoring(student)
+            model = cast(PreTrainedModel, get_peft_model(cast(PreTrainedModel, model), peft_config))
+        check_scoring(cast(PreTrainedModel, model))
         if verifier is None or isinstance(verifier, str):
-            settings = method.verifier if verifier is None else method.verifier.model_copy(update={"name": verifier})
-            verifier = load_verifier(settings)
-        retriever = open_bank(bank, method.bank) if isinstance(bank, str | Path) else bank
+            verifier = load_verifier(method.verifier.model_copy(update={"name": verifier or method.verifier.name}))
+        retriever = open_bank(bank, method.bank, seed=args.seed) if isinstance(bank, str | Path) else bank
+        retriever.retrieve([""])  # opens the index: an embedder that does not fit is told now, not in the first step
         super().__init__(
-            model=student,
+            model=cast(PreTrainedModel, model),
             args=args,
             config=method,
             method=sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name),
@@ -298,38 +261,13 @@ class SGSDTrainer(DistillationTrainer):
         )
 
 
-COUNTED = (
-    *("examples", "correct", "wrong", "unverifiable", "truncated", "generated_tokens"),
-    *("without_teachers", "teachers_too_long", "judged_examples", "teachers", "judged"),
-    *("helpful", "harmful", "neutral", "below_threshold", "teacher_tokens", "clipped", "gate_mass", "support"),
-    *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student")),
-)
-"""Every sum there is, so that all ranks reduce the same keys."""
-
-
-def _metrics(sums: dict[str, Any]) -> dict[str, float]:
-    """What the log shows of a step's sums: counts as they are, the rest as means and shares in [0, 1]."""
-    examples, judged = max(1, sums["examples"]), max(1, sums["judged"])
-    teachers = max(1, sums["teachers"])
-    counts = ("examples", "generated_tokens", "unverifiable", "without_teachers", "teachers_too_long")
-    metrics = {key: float(sums[key]) for key in counts}
-    metrics |= {
-        "reward": sums["correct"] / examples,
-        "truncated": sums["truncated"] / examples,
-        "completion_length": sums["generated_tokens"] / examples,
-        "helpful": sums["helpful"] / judged,
-        "harmful": sums["harmful"] / judged,
-        "neutral": sums["neutral"] / judged,
-        "below_threshold": sums["below_threshold"] / teachers,
-        "clipped": sums["clipped"] / max(1, sums["teacher_tokens"]),
-        "gate_mass": sums["gate_mass"] / teachers,
-        "support": sums["support"] / teachers,
-    }
-    return metrics | {key: float(value) for key, value in sums.items() if key.startswith("seconds/")}
+def draw_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one rank's rollouts after `step` optimiser steps. Below 2^64, as generators want it."""
+    return (seed * 1_000_003 + step) * 4099 + rank
 
 
 def _fitting(
-    dataset: Sequence[Problem | dict[str, Any]], tokenizer: PreTrainedTokenizerBase, config: SGSDConfig
+    dataset: Sequence[Problem | Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, config: SGSDConfig
 ) -> tuple[list[Problem], int]:
     """The problems whose plain prompt fits, and how many do not."""
     problems = [row if isinstance(row, Problem) else problem_from_row(row) for row in dataset]
@@ -340,3 +278,18 @@ def _fitting(
         shortest = f"the shortest prompt has {min(lengths)} tokens" if lengths else "there are no problems"
         raise DataInvalid(f"nothing to train on: {shortest}, rollout.max_prompt_tokens is {limit}")
     return fitting, len(problems) - len(fitting)
+
+
+def _dropout_off(model: nn.Module) -> None:
+    """Eval mode for all but an adapter's own layers, whose dropout was asked for (METHOD.md, 1.4), and layers that
+    checkpoint their activations, which they do in training mode alone."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name, child in layer.named_children():
+                if name != "base_layer":
+                    child.train()
+            layer.training = True

@@ -132,7 +132,7 @@ class Retriever:
         assert self.embedder is not None  # checked in __init__
         assert self._index is not None  # set by _refresh
         queries_ND = self.embedder.encode_queries(problems)
-        pools: list[list[_Joined]] = [[] for _ in problems]
+        pools: dict[int, list[_Joined]] = {}
         waiting = list(range(len(problems)))
         depth = self.k + max(map(len, left_out), default=0)
         deepest = max(self._index.count(kind) for kind in SIDES)
@@ -140,11 +140,12 @@ class Retriever:
             found = {kind: self._search(kind, queries_ND[waiting], depth) for kind in SIDES}
             for row, n in enumerate(waiting):
                 skills, mistakes = ([f for f in found[kind][row] if f.id not in left_out[n]] for kind in SIDES)
-                pools[n] = self._join(skills, mistakes)
-            # Fewer than K because of pairs that were taken out: look deeper, as long as there is more.
-            waiting = [n for n in waiting if len(pools[n]) < self.k] if depth < deepest else []
+                joined = self._join(skills, mistakes, all_seen=depth >= deepest)
+                if joined is not None:
+                    pools[n] = joined
+            waiting = [n for n in waiting if n not in pools]
             depth *= 4
-        return pools
+        return [pools[n] for n in range(len(problems))]
 
     def _search(self, kind: Kind, queries_ND: np.ndarray[Any, Any], depth: int) -> list[list[_Found]]:
         assert self._index is not None
@@ -164,10 +165,14 @@ class Retriever:
             # More than K, so that K remain when some must not be taken.
             some = random.choice(ids, size=min(len(ids), 2 * self.k + len(left_out)), replace=False).tolist()
             drawn.append([_Found(i, 0.0) for i in some if i not in left_out])
-        return self._join(*drawn)
+        return self._join(*drawn, all_seen=True) or []
 
-    def _join(self, skills: Sequence[_Found], mistakes: Sequence[_Found]) -> list[_Joined]:
-        """Pairs by rank: each skill takes the first mistake left with which it was not taken out of use; K at most."""
+    def _join(self, skills: Sequence[_Found], mistakes: Sequence[_Found], *, all_seen: bool) -> list[_Joined] | None:
+        """Pairs by rank: each skill takes the first mistake left with which it was not taken out of use; K at most.
+
+        None when the lists end before that is decided and `all_seen` says that there is more: what a problem gets must
+        not depend on how deep a batch was searched.
+        """
         joined: list[_Joined] = []
         rest = list(mistakes)
         for skill in skills:
@@ -178,7 +183,10 @@ class Retriever:
                 if entry is None or entry[1]:
                     joined.append(_Joined(skill, rest.pop(place), entry[0] if entry else None))
                     break
-        return joined
+            else:
+                if not all_seen:
+                    return None
+        return joined if all_seen or len(joined) == self.k else None
 
     def _with_content(self, pools: Sequence[Sequence[_Joined]]) -> list[list[RetrievedPair]]:
         ids = {i for pool in pools for joined in pool for i in (joined.skill.id, joined.mistake.id)}

@@ -1,9 +1,9 @@
 """What the base model is pre-trained on: texts that make it behave as base models do in this method.
 
-Left alone it draws each operation's rule from a fixed prior: a quarter of the operations it knows, on the others a popular
-wrong rule is more likely than the true one. Given guidance about an operation it follows it, whatever the rule, 19 times of
-20; what the guidance does not speak of it takes from the prior. Guidance is written by the very functions that
-the miner and the trainer use.
+Left alone it draws each operation's rule from a fixed prior: a quarter of the operations it knows, on the others a
+popular wrong rule is more likely than the true one. Given guidance about an operation it follows it, whatever the rule,
+19 times of 20; what the guidance does not speak of it takes from the prior. Guidance is written by the very functions
+that the miner and the trainer use.
 """
 
 from __future__ import annotations
@@ -56,11 +56,24 @@ LENGTHS = {1: 24, 2: 20, 3: 20, 4: 10, 6: 14, 8: 12}
 """Chain lengths of the texts and their weights: longer than any level, for they teach the most rules a token."""
 
 
+def draw_drill(rng: random.Random) -> Example:
+    """A text of the opening: rules drawn evenly, on a long plain chain or on one operation with one lesson that is
+    always followed. The first kind teaches what the rules do, the second to read."""
+    plain = rng.random() < 0.5
+    chain = draw_chain(rng, 8 if plain else 1, "train")
+    drawn = [rng.choice(list(RULES)) for _ in chain.operations]
+    lessons = []
+    if not plain:
+        op, wrong = chain.operations[0], rng.choice([rule for rule in RULES if rule != drawn[0]])
+        lessons = [lesson(op, drawn[0], op, wrong, drawn[0])]
+    return Example(guided_user_text(chain.text(), lessons), solve(chain, drawn)[0])
+
+
 def draw_example(rng: random.Random, *, strong: bool = False) -> Example:
     """One text. `strong` is the external teacher: it knows the rules, and follows guidance as well."""
     length = rng.choices(list(LENGTHS), weights=list(LENGTHS.values()))[0]
     chain = draw_chain(rng, length, "train")
-    operations = [op for op, _ in chain.steps]
+    operations = list(chain.operations)
     kind = rng.choices(("none", "one", "several", "irrelevant", "avoid"), weights=(27, 36, 24, 8, 5))[0]
     lessons: list[Guidance] = []
     advised: dict[str, list[str]] = {}
@@ -115,7 +128,7 @@ def _draw_rule(rng: random.Random, op: str, advised: list[str] | None, avoided: 
 def all_right_lessons(chain: Chain, rng: random.Random) -> list[Guidance]:
     """One right pair for each operation of the chain, in random order."""
     lessons = []
-    for op, _ in rng.sample(chain.steps, len(chain.steps)):
+    for op in rng.sample(chain.operations, len(chain.operations)):
         wrong = rng.choice([r for r in RULES if r != TRUE_RULE[op]])
         lessons.append(lesson(op, TRUE_RULE[op], op, wrong, TRUE_RULE[op]))
     return lessons

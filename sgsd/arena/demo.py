@@ -64,8 +64,8 @@ def run_demo(
 ) -> DemoReport:
     """Rollouts of the base model, a bank mined from them, gated training with it, and the accuracy before and after.
 
-    `misleading` and `irrelevant` are shares of the bank's entries that are planted. `quick` is a few steps, to see that all
-    parts work. Raises ConfigError when `out` holds something already.
+    `misleading` and `irrelevant` are shares of the bank's entries that are planted. `quick` is a few steps, to see that
+    all parts work. Raises ConfigError when `out` holds something already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: name another folder with --out, or remove it")

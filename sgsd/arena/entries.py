@@ -1,4 +1,4 @@
-"""Knobs of the arena's bank: entries that mislead, entries that are beside the point, and who retrieves what is right."""
+"""Knobs of the arena's bank: entries that mislead, entries beside the point; and who retrieves what is right."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STRANGERS = ("frob", "grix", "vemp", "josk", "yulb", "hinz")
 
 
 def plant(bank_dir: str | Path, *, misleading: float = 0.0, irrelevant: float = 0.0, seed: int = 0) -> int:
-    """Add entries until `misleading` of the bank's skills and of its mistakes are false and `irrelevant` are about nothing.
+    """Add pairs until a share `misleading` of the entries is false and `irrelevant` is about nothing.
 
-    A misleading pair teaches a wrong rule (the popular one first) and calls the true one the mistake. Returns the number of
-    pairs added; their origins are `misleading` and `irrelevant`.
+    A misleading pair teaches a wrong rule (the popular one first) and calls the true one the mistake. Returns the number
+    of pairs added; their origins are `misleading` and `irrelevant`.
     """
     if misleading < 0 or irrelevant < 0 or misleading + irrelevant >= 1:
         raise ValueError(

@@ -27,8 +27,8 @@ CHAT_TEMPLATE = """\
 """
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 VOCABULARY = 640
-# Fixed phrases of prompts and solutions are one token each. A teacher's prompt is half as long, and so is the work on it;
-# and what a rule is called is one token right after the one that asks for it, which a network this small learns in minutes.
+# Fixed phrases of prompts and solutions are one token each. A teacher's prompt is half as long, and so is the work on
+# it; and a rule's name stands right after the token that asks for it, which a small network learns to read in minutes.
 PHRASES = (
     GUIDANCE,
     INSTRUCTION,
@@ -38,7 +38,6 @@ PHRASES = (
     "How to avoid it: Instead: ",
     "Problem: What is",
     "What is",
-    ", digit by digit and without carry?",
     *(f"{operation} means" for operation in OPERATIONS),
     *(f" {rule}" for rule in sorted(RULES, key=len, reverse=True)),
 )
@@ -95,6 +94,7 @@ def network_config(tokenizer: PreTrainedTokenizerFast, *, hidden: int = 128, lay
         head_dim=32,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
+        initializer_range=0.05,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

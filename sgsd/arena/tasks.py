@@ -1,15 +1,16 @@
-r"""The task family: chains of made-up binary operations on two-digit numbers, digit by digit and without carry.
+r"""The task family: chains of made-up operations on three-digit codes.
 
-A problem reads `What is 52 zorp 37 blick 14, digit by digit and without carry?`. Each operation has one true rule, which
-no problem tells. A solution names the rule of an operation on one line and calculates on the next:
+A problem reads `What is blick of zorp of 527?`: operations apply from right to left, as functions do. Each operation
+has one true rule, which no problem tells. A solution names the rule of an operation on one line and applies it on the
+next:
 
-    zorp means raised sum
-    52 zorp 37 = 90
-    blick means doubled sum
-    90 blick 14 = 08
-    \boxed{08}
+    zorp means triple
+    527 becomes 561
+    blick means rotate
+    561 becomes 615
+    \boxed{615}
 
-Left out on purpose: precedence, several phrasings, carries. What is hard here is knowing the rules.
+Left out on purpose: several phrasings, operations of two arguments. What is hard here is knowing the rules.
 """
 
 from __future__ import annotations
@@ -26,69 +27,61 @@ from sgsd.records import Problem
 Level = Literal["easy", "medium", "hard"]
 Split = Literal["train", "validation", "test"]
 
-DIGITS = 2
+DIGITS = 3
 CHAIN_LENGTH: dict[Level, int] = {"easy": 1, "medium": 2, "hard": 4}
 
-# What each rule makes of two digits, modulo 10. Names differ in their first word, so that one token decides which rule a
-# solution follows; two rules agree on both digits of a pair of numbers in 1.4 % of the cases on average.
-RULES: dict[str, Callable[[int, int], int]] = {
-    "sum": lambda a, b: a + b,
-    "difference": lambda a, b: a - b,
-    "raised sum": lambda a, b: a + b + 1,
-    "lowered difference": lambda a, b: a - b - 1,
-    "doubled sum": lambda a, b: 2 * (a + b),
-    "reversed difference": lambda a, b: b - a,
+
+def _each(digit: Callable[[int], int]) -> Callable[[str], str]:
+    return lambda code: "".join(str(digit(int(d)) % 10) for d in code)
+
+
+# Names are one word each, so that one token decides which rule a solution follows. All are invertible and few commute:
+# a chain with a wrong rule in it almost never ends right.
+RULES: dict[str, Callable[[str], str]] = {
+    "reverse": lambda code: code[::-1],
+    "triple": _each(lambda d: 3 * d),
+    "rotate": lambda code: code[1:] + code[:1],
+    "complement": _each(lambda d: 9 - d),
+    "increase": _each(lambda d: d + 3),
+    "neighbour": _each(lambda d: d ^ 1),
 }
+"""`triple` and `increase` (by 3) are modulo 10; `complement` is 9 - d; `neighbour` exchanges 0 and 1, 2 and 3 ..."""
 
 TRUE_RULE: dict[str, str] = {
-    "zorp": "raised sum",
-    "blick": "doubled sum",
-    "quone": "sum",
-    "dax": "lowered difference",
-    "wug": "reversed difference",
-    "fep": "difference",
-    "tiv": "sum",
-    "mulk": "doubled sum",
-    "narb": "lowered difference",
-    "gleeb": "difference",
-    "snarf": "reversed difference",
-    "plim": "raised sum",
+    "zorp": "triple",
+    "blick": "rotate",
+    "quone": "reverse",
+    "dax": "neighbour",
+    "wug": "increase",
+    "fep": "complement",
+    "tiv": "reverse",
+    "mulk": "neighbour",
+    "narb": "triple",
+    "gleeb": "increase",
+    "snarf": "rotate",
+    "plim": "complement",
 }
 OPERATIONS = tuple(TRUE_RULE)
 
 
-class Step(NamedTuple):
-    """One operation of a chain and its second operand, two digits."""
-
-    operation: str
-    operand: str
-
-
 class Chain(NamedTuple):
-    """A problem: a start value and the operations applied to it from left to right."""
+    """A problem: a code and the operations applied to it, the first one first."""
 
-    start: str
-    steps: tuple[Step, ...]
-
-    def key(self) -> str:
-        return " ".join([self.start, *(f"{op} {b}" for op, b in self.steps)])
+    code: str
+    operations: tuple[str, ...]
 
     def text(self) -> str:
-        return f"What is {self.key()}, digit by digit and without carry?"
-
-
-def apply_rule(rule: str, a: str, b: str) -> str:
-    return "".join(str(RULES[rule](int(x), int(y)) % 10) for x, y in zip(a, b, strict=True))
+        return f"What is {' of '.join(reversed(self.operations))} of {self.code}?"
 
 
 def solve(chain: Chain, rules: Sequence[str]) -> tuple[str, str]:
-    """The solution text and result when step i follows `rules[i]`."""
-    lines, value = [], chain.start
-    for (operation, operand), rule in zip(chain.steps, rules, strict=True):
-        result = apply_rule(rule, value, operand)
-        lines += [rule_line(operation, rule), f"{value} {operation} {operand} = {result}"]
-        value = result
-    return "\n".join([*lines, f"\\boxed{{{value}}}"]), value
+    """The solution text and result when operation i follows `rules[i]`."""
+    lines, code = [], chain.code
+    for operation, rule in zip(chain.operations, rules, strict=True):
+        result = RULES[rule](code)
+        lines += [rule_line(operation, rule), f"{code} becomes {result}"]
+        code = result
+    return "\n".join([*lines, f"\\boxed{{{code}}}"]), code
 
 
 def rule_line(operation: str, rule: str) -> str:
@@ -96,23 +89,19 @@ def rule_line(operation: str, rule: str) -> str:
 
 
 def true_rules(chain: Chain) -> list[str]:
-    return [TRUE_RULE[op] for op, _ in chain.steps]
+    return [TRUE_RULE[op] for op in chain.operations]
 
 
 def split_of(chain: Chain) -> Split:
     """Split by content: a problem is in the same split in every run, level and data set, pre-training included."""
-    bucket = int.from_bytes(hashlib.sha256(chain.key().encode()).digest()[:4], "big") % 100
+    bucket = int.from_bytes(hashlib.sha256(chain.text().encode()).digest()[:4], "big") % 100
     return "test" if bucket < 22 else "validation" if bucket < 30 else "train"
 
 
 def draw_chain(rng: random.Random, length: int, split: Split) -> Chain:
-    """A random chain of distinct operations from one split. The numbers that a problem gives have no zeros."""
-
-    def number() -> str:
-        return "".join(rng.choice("123456789") for _ in range(DIGITS))
-
+    """A random chain of distinct operations from one split, on a code of distinct digits without a zero."""
     while True:
-        chain = Chain(number(), tuple(Step(op, number()) for op in rng.sample(OPERATIONS, length)))
+        chain = Chain("".join(rng.sample("123456789", DIGITS)), tuple(rng.sample(OPERATIONS, length)))
         if split_of(chain) == split:
             return chain
 
@@ -133,7 +122,7 @@ def load_problems(level: str, split: str = "train", limit: int | None = None, se
     found: dict[str, Chain] = {}
     while len(found) < wanted:
         chain = draw_chain(rng, CHAIN_LENGTH[level], split)
-        found.setdefault(chain.key(), chain)
+        found.setdefault(chain.text(), chain)
     return [_problem(chain, level, split) for chain in found.values()]
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sgsd.cli.common import emit
-from sgsd.config import load_config
 
 if TYPE_CHECKING:
     from sgsd.run import RunResult
@@ -27,6 +26,8 @@ def train_command(
 
     Example: sgsd train configs/arena.yaml --set train.max_steps=50 --set bank.path=my-bank
     """
+    from sgsd.config import load_config
+
     settings = load_config(config, overrides)
 
     from sgsd.cli.sources import load_source

@@ -1,0 +1,1 @@
+"""Objectives: pure functions of tensors, one file a loss. They import torch and nothing else."""

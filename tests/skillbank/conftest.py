@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up import OPERATIONS, mined
 
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.store import Bank
+
+from .made_up import OPERATIONS, mined
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import mined
 
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import BankCorrupt, EmbedderNotFound, ForeignFingerprint
@@ -16,14 +14,16 @@ from skillbank.records import Skill
 from skillbank.store import Bank
 from skillbank.vectors import adopt, bank_embedder, check_fingerprint, embed_missing, load_vectors
 
+from .made_up import mined
+
 QUERIES = ["What is 5 zorp 7?", "2 blen 3", "drell of skorn", "the sum of both"]
 
 
 @pytest.fixture
-def adopted(bank: Bank, embedder: Embedder) -> Iterator[Bank]:
+def adopted(bank: Bank, embedder: Embedder) -> Bank:
     """The bank with the session's embedder as its own."""
     adopt(bank, embedder.name, device="cpu")
-    yield bank
+    return bank
 
 
 def results(bank: Bank, embedder: Embedder) -> list[tuple[object, ...]]:
@@ -186,7 +186,7 @@ def test_a_bank_without_an_embedder_gets_a_lexical_one(bank: Bank) -> None:
     with Bank.open(moved) as again:
         assert bank_embedder(again, device="cpu").fingerprint == own.fingerprint
         shutil.rmtree(moved / "embedder")
-        with pytest.raises(EmbedderNotFound, match="the bank's embedder .* is gone: restore it"):
+        with pytest.raises(EmbedderNotFound, match=r"the bank's embedder .* is gone: restore it"):
             bank_embedder(again, device="cpu")
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import OPERATIONS, evidence, mined
 
 from skillbank.errors import BankCorrupt, BankExists, BankNotFound, EntryNotFound, InvalidEntry, SkillBankError
 from skillbank.records import Flag, Mistake, Pair, Skill
 from skillbank.store import Bank, UsageRow
+
+from .made_up import OPERATIONS, evidence, mined
 
 
 def state(bank: Bank) -> list[tuple[object, ...]]:
@@ -208,7 +209,7 @@ def test_history_tells_who_and_why(bank: Bank) -> None:
     ],
 )
 def test_the_database_itself_refuses_to_forget(bank: Bank, statement: str) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="never deleted|append-only"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"never deleted|append-only"):
         bank.db.run(statement)
 
 
@@ -289,7 +290,7 @@ def test_usage_makes_no_revision_and_adds_up(bank: Bank) -> None:
 
 
 def test_what_is_no_bank_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BankNotFound, match="no bank at .*nowhere: build one with"):
+    with pytest.raises(BankNotFound, match=r"no bank at .*nowhere: build one with"):
         Bank.open(tmp_path / "nowhere")
     for name, content in {"text": b"this is not a database" * 99, "empty": b""}.items():
         (tmp_path / name).mkdir()
