@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from sgsd.arena.corpus import Example, draw_drill, draw_example
 from sgsd.arena.model import network_config, train_tokenizer
 from sgsd.arena.probe import probe
+from sgsd.arena.settings import sampling
 from sgsd.prompts import render
 
 
@@ -62,6 +63,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     """Weights in bfloat16: half the package's size, and the rounding is far below what a rule's probability needs."""
     copy = Qwen3ForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
+    copy.generation_config.max_new_tokens = sampling("hard").max_new_tokens
     copy.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -21,6 +21,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -141,6 +142,11 @@ class ObjectiveConfig(Config):
     support_baseline: Literal["none", "placebo", "pool"] = "none"
     support_top_k: NonNegativeInt = 0
     """0 scores with the full vocabulary (the paper's best); n > 0 on the teacher's top n and the sampled token."""
+
+    @field_validator("polarity", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
 
     @model_validator(mode="after")
     def _baseline_needs_full_vocabulary(self) -> Self:
