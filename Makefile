@@ -16,7 +16,8 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast install install-vllm lint types contracts wheel check format clean
+.NOTPARALLEL:
+.PHONY: help demo test test-fast test-vllm install install-vllm lint types contracts wheel check format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-14s%s\n", $$1, $$2 }'
@@ -28,7 +29,10 @@ test: install  ## Run every test
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: install  ## Run the tests that take seconds
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not vllm" $(PYTEST_ARGS)
+
+test-vllm: install install-vllm  ## Run the tests that compare with vLLM, which `make test` skips without .venv-vllm
+	SGSD_VLLM=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm $(PYTEST_ARGS)
 
 install:  ## Put everything but vLLM into .venv (nothing to do when it is up to date)
 	@scripts/setup_env.sh .venv

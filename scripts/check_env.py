@@ -1,10 +1,11 @@
 """Is this virtual environment sound? Run by `setup_env.sh` with the environment's own interpreter.
 
-python check_env.py [--files]
+python check_env.py [--whole]
 
-Prints "sound" when the interpreter is new enough, belongs to a virtual environment, and that environment stands where
-it was made. (A word, because an empty file in the interpreter's place exits with 0 as well.) With --files every file of
-every installed package must be there in full too: an interrupted installation leaves packages that only look installed.
+Prints "sound" when the interpreter is new enough, belongs to a virtual environment, that environment stands where it
+was made, and every file of every installed package is there. (A word, because an empty file in the interpreter's place
+exits with 0 as well.) With --whole the files must have their full size too: an interrupted installation leaves packages
+that only look installed. Otherwise a size is nobody's business, so that one may look for a bug in an installed package.
 Standard library alone; says on stderr what is wrong.
 """
 
@@ -28,35 +29,39 @@ def moved(prefix: str) -> str | None:
     return None
 
 
-def broken_file() -> str | None:
-    """A file that is missing or cut short, by the RECORD (path, hash, size) of its package."""
+def broken_file(whole: bool) -> str | None:
+    """A file that is missing or, if `whole`, cut short, by the RECORD (path, hash, size) of its package."""
     for distribution in importlib.metadata.distributions():
         record = distribution.read_text("RECORD")
         if record is None:
-            return f"{distribution.name}: no RECORD"
+            if whole:
+                return f"{distribution.name} has no RECORD"
+            continue
         for path, _, size in csv.reader(record.splitlines()):
             file = str(distribution.locate_file(path))
             if path.endswith(".pyc"):
                 continue
-            if not os.path.exists(file) or (size and os.path.getsize(file) != int(size)):
-                return file
+            if not os.path.exists(file):
+                return f"{file} is missing"
+            if whole and size and os.path.getsize(file) != int(size):
+                return f"{file} is cut short"
     return None
 
 
-def complaint(files: bool) -> str | None:
+def complaint(whole: bool) -> str | None:
     if sys.version_info < (3, 11):  # noqa: UP036 - this very check is what it is for
         return f"Python {sys.version_info.major}.{sys.version_info.minor} is too old, 3.11 or newer is needed"
     if sys.prefix == sys.base_prefix:
         return f"{sys.prefix} is no virtual environment"
     if script := moved(sys.prefix):
         return f"{script} was made for another folder"
-    if files and (file := broken_file()):
-        return f"an installation was interrupted: {file}"
+    if fault := broken_file(whole):
+        return f"an installed package is not whole: {fault}"
     return None
 
 
 if __name__ == "__main__":
-    problem = complaint("--files" in sys.argv[1:])
+    problem = complaint("--whole" in sys.argv[1:])
     if problem:
         sys.exit(f"setup: {problem}")
     print("sound")

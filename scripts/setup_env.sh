@@ -27,7 +27,7 @@ has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null |
 
 is_sound() {
     local option=""
-    [ ! -e "$unfinished" ] || option="--files"
+    [ ! -e "$unfinished" ] || option="--whole"
     [ -x "$env/bin/python" ] && [ "$("$env/bin/python" scripts/check_env.py $option)" = sound ]
 }
 
@@ -58,7 +58,11 @@ install_torch() { # first, so that nothing else chooses its build
     if [ -n "${TORCH_SPEC:-}" ]; then
         pip install -q "$TORCH_SPEC"
     elif ! torch_works; then
-        if has_gpu; then pip install -q torch; else pip install -q "torch==2.13.0"; fi
+        if ! has_gpu; then
+            pip install -q "torch==2.13.0"
+        elif [ "$flavour" != vllm ]; then # vLLM for GPUs brings the torch that it was built for
+            pip install -q torch
+        fi
     fi
 }
 
@@ -77,7 +81,8 @@ elif [ -e "$stamp" ] && [ "$(wanted)" = "$(cat "$stamp")" ]; then
     exit 0
 fi
 
-say "installing into $env (about 2 GB, a few minutes the first time)"
+[ "$flavour" = vllm ] && size="4 GB" || size="2 GB"
+say "installing into $env (about $size, a few minutes the first time)"
 rm -f "$stamp"
 touch "$unfinished"
 pip --version >/dev/null 2>&1 || "$env/bin/python" -m ensurepip >/dev/null

@@ -7,7 +7,6 @@ the paper where it names one (arXiv 2605.28791 and its released configuration).
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,13 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-from sgsd.errors import ConfigError
+from sgsd.errors import ConfigError, refusal
 
 
 class Config(BaseModel):
-    """Base of every section: immutable, unknown keys refused."""
+    """Base of every section: immutable, unknown keys refused, infinite numbers too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class LoraConfig(Config):
@@ -85,7 +84,7 @@ class SamplingConfig(Config):
     @model_validator(mode="after")
     def _greedy_has_one_completion(self) -> Self:
         if self.temperature == 0 and self.n > 1:
-            raise ValueError(f"n = {self.n} greedy completions would all be equal: set n to 1 or temperature above 0")
+            raise ValueError(f"{self.n} greedy completions would all be equal: draw 1, or set temperature above 0")
         return self
 
 
@@ -226,16 +225,31 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     """
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"no configuration at {file}: give the path of a YAML file, such as configs/arena.yaml")
+        what = f"{file} is a folder" if file.is_dir() else f"no configuration at {file}"
+        raise ConfigError(f"{what}: give the path of a YAML file, such as configs/arena.yaml")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{file} is not readable YAML: {_first_fault(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
+    if values is None:  # an empty file: all defaults
+        values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds a {type(values).__name__}: a configuration is a mapping of sections")
+        what = {"str": "text", "list": "a list"}.get(type(values).__name__, repr(values))
+        raise ConfigError(
+            f"{file} holds {what}: a configuration is sections of keys, such as `train: {{max_steps: 50}}`"
+        )
     for override in overrides or []:
         apply_override(values, override)
     return parse_config(values, where=str(file))
+
+
+def _first_fault(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -266,23 +280,24 @@ def parse_config(values: dict[str, Any], where: str = "configuration") -> RunCon
 
 
 def _complaint(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "configuration"
-    if error["type"] == "extra_forbidden":
-        section: type[BaseModel] = RunConfig
-        for part in error["loc"][:-1]:
-            annotation = section.model_fields[str(part)].annotation
-            candidates = getattr(annotation, "__args__", (annotation,))
-            section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-        return f"{key} is not a key here; known: {', '.join(section.model_fields)}"
-    message = error["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(error["input"], dict | BaseModel) else f" (got {error['input']!r})"
-    return f"{key}: {message}{value}"
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return refusal(key, error)
+    section: type[BaseModel] = RunConfig
+    for part in error["loc"][:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = getattr(annotation, "__args__", (annotation,))
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return f"{key} is not a key here; known: {', '.join(section.model_fields)}"
 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -83,8 +83,9 @@ class ProblemSet(Sequence[Problem]):
 
     def describe(self) -> str:
         """One line: how many problems, and what was left out and why."""
-        out = [f"{n} {what}" for n, what in self._reasons() if n]
-        return f"{len(self)} problems from {self.source}" + (f"; left out: {', '.join(out)}" if out else "")
+        out = [f"{n:,} {what}" for n, what in self._reasons() if n]
+        problems = "problem" if len(self) == 1 else "problems"
+        return f"{len(self):,} {problems} from {self.source}" + (f"; left out: {', '.join(out)}" if out else "")
 
     def _reasons(self) -> Iterator[tuple[int, str]]:
         yield self.duplicates, "duplicates"

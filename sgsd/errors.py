@@ -14,6 +14,9 @@ Each is also the built-in that fits, so callers may catch either. Messages name 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class SGSDError(Exception):
     """Root of the tree; the command line prints its message as one line."""
@@ -45,3 +48,39 @@ class VerifierError(SGSDError, ValueError):
 
 class TrainingError(SGSDError, RuntimeError):
     pass
+
+
+_BOUNDS = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "tuple": "a list"}
+
+
+def refusal(name: str, error: Mapping[str, Any]) -> str:
+    """What pydantic refuses of the value called `name` (an item of `ValidationError.errors()`), in one clause.
+
+    It names the value and the bound: "train.max_steps must be above 0 (got 0)".
+    """
+    kind, value = error["type"], error["input"]
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "value_error":  # a validator in our code or in typer's, whose message says all
+        message = error["msg"].removeprefix("Value error, ").rstrip(".")
+        return f"{name}: {message}" if name else str(message)
+    if kind in _BOUNDS:
+        bounds = error.get("ctx", {}).items()
+        said = _BOUNDS[kind].format(
+            **{key: f"{bound:g}" if isinstance(bound, float) else bound for key, bound in bounds}
+        )
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        said = "is a section: give it keys of its own"
+    elif (family := kind.partition("_")[0]) in _KINDS:
+        said = f"must be {_KINDS[family]}"
+    else:
+        said = f"is refused: {error['msg']}"
+    return f"{name} {said} (got {value!r})"

@@ -46,6 +46,8 @@ class ProblemResult:
     answers: tuple[str | None, ...]
     tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
+    reasons: tuple[str, ...] = ()
+    """What the verifier said of each outcome; empty texts where it said nothing."""
 
     @property
     def accuracy(self) -> float:
@@ -194,6 +196,7 @@ def _record(rollouts: Sequence[Rollout]) -> ProblemResult:
         answers=tuple(rollout.verdict.answer for rollout in rollouts),
         tokens=tuple(len(rollout.completion.token_ids) for rollout in rollouts),
         truncated=tuple(rollout.completion.truncated for rollout in rollouts),
+        reasons=tuple(rollout.verdict.reason for rollout in rollouts),
     )
 
 

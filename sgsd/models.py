@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sgsd.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from sgsd.config import LoraConfig, ModelConfig
 
@@ -38,11 +40,17 @@ def resolve_model_path(name: str) -> str:
     return name
 
 
-def load_student(config: ModelConfig, *, device: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The student, in eval mode, and its tokenizer (left-padded, with a pad token and a chat template).
+def load_student(
+    config: ModelConfig, *, device: str | None = None, training: bool = False
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The student, in eval mode and without dropout, and its tokenizer (left-padded, with pad token and chat template).
 
     A new LoRA adapter is put on when `config.lora` asks for one; in an adapter's folder that adapter is loaded, and is
     trainable when `config.lora` is given, with the same rank. `device` None takes the GPU when there is one.
+
+    `training` without LoRA loads float32 weights whatever `config.dtype` says; that is then what the trainer's autocast
+    computes in. At 5e-6 an update is below the resolution of a bfloat16 weight (0.02 - 5e-6 is 0.02): training would
+    change nothing. Adapters are float32 over a base of any dtype.
 
     Raises ModelNotFound when there is no such model, ConfigError when tokenizer or adapter do not fit.
     """
@@ -52,7 +60,8 @@ def load_student(config: ModelConfig, *, device: str | None = None) -> tuple[Any
     adapter = _adapter_settings(path)
     base = resolve_model_path(str(adapter["base_model_name_or_path"])) if adapter else path
     tokenizer = load_tokenizer(path if (Path(path) / "tokenizer_config.json").is_file() else base, config.revision)
-    model = _load_weights(base, config)
+    with _no_bar_over_weights():
+        model = _load_weights(base, config, "float32" if training and config.lora is None else config.dtype)
     if adapter is not None:
         model = _load_adapter(model, path, adapter, config.lora)
     elif config.lora is not None:
@@ -63,8 +72,8 @@ def load_student(config: ModelConfig, *, device: str | None = None) -> tuple[Any
 def merge_adapter(folder: Path, out: Path) -> Path:
     """Adapter and base as one model in `out`, which AutoModelForCausalLM and vLLM load. Returns `out`.
 
-    The sum is made in float32 and stored in the base's dtype; `out` appears whole or not at all. Raises ConfigError when
-    `folder` holds no adapter, or `out` is there already.
+    The sum is made in float32 and stored in the base's dtype; `out` appears whole or not at all. Raises ConfigError
+    when `folder` holds no adapter, or `out` is there already.
     """
     import torch
     from peft import PeftModel
@@ -77,9 +86,9 @@ def merge_adapter(folder: Path, out: Path) -> Path:
         raise ConfigError(f"{out} exists already: remove it, or name another folder")
     base = resolve_model_path(str(adapter["base_model_name_or_path"]))
     stored = AutoConfig.from_pretrained(base).dtype or torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as half:
+    with _no_bar_over_weights(), tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as half:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         made = Path(half) / out.name
         merged.to(stored).save_pretrained(made)
         load_tokenizer(str(folder) if (folder / "tokenizer_config.json").is_file() else base).save_pretrained(made)
@@ -99,6 +108,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
         raise ConfigError(f"the tokenizer of {path} has no chat template: take an instruction-tuned model, or add one")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # It warns once of a text over its own limit. Ours is max_prompt_tokens, and what exceeds that is left out and told.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
@@ -109,27 +120,74 @@ def default_dtype() -> Literal["bfloat16", "float32"]:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-def _load_weights(base: str, config: ModelConfig) -> Any:
+def _load_weights(base: str, config: ModelConfig, dtype: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        settings = AutoConfig.from_pretrained(base, revision=config.revision)
+        _without_dropout(settings)
+        model = AutoModelForCausalLM.from_pretrained(
             base,
+            config=settings,
             revision=config.revision,
-            dtype=getattr(torch, config.dtype),
+            dtype=getattr(torch, dtype),
             attn_implementation=config.attention,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except ImportError as error:
+        raise ConfigError(f"model.attention = {config.attention} cannot be had: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(f"no model {base}: {_first_line(error)}") from error
+    if settings.tie_word_embeddings and model._tied_weights_keys:
+        # A checkpoint holds a tied tensor once; without this the trainer warns of the other name when it resumes.
+        model._keys_to_ignore_on_save = set(model._tied_weights_keys)
+    return model
+
+
+def _without_dropout(settings: PretrainedConfig) -> None:
+    """Every rate of dropout in a model's configuration becomes 0: the student has dropout only where `lora.dropout`
+    asks for it."""
+    for part in {id(part): part for part in (settings, settings.get_text_config())}.values():
+        for name, value in part.to_dict().items():
+            if "drop" in name and isinstance(value, float) and value > 0:
+                setattr(part, name, 0.0)
+
+
+@contextmanager
+def _no_bar_over_weights() -> Iterator[None]:
+    """Without the bar that transformers draws over the tensors it reads or writes, on a terminal or not.
+
+    The hub's bars, which show a download on a terminal, stay as they are.
+    """
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    if not is_progress_bar_enabled():
+        yield
+        return
+    hub_has_bars = not are_progress_bars_disabled()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    if hub_has_bars:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if hub_has_bars:  # else both stay off: turning on only the first is not offered
+            enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _adapter_settings(path: str) -> dict[str, Any] | None:
     file = Path(path) / "adapter_config.json"
     if not file.is_file() or (Path(path) / "config.json").is_file():
         return None
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return settings
+    try:
+        settings: Any = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelNotFound(f"{file} is not readable JSON: {_first_line(error)}") from error
+    if not isinstance(settings, dict) or not settings.get("base_model_name_or_path"):
+        raise ModelNotFound(f"{file} names no base model: it needs base_model_name_or_path")
+    return dict(settings)
 
 
 def _load_adapter(model: Any, path: str, adapter: dict[str, Any], wanted: LoraConfig | None) -> Any:

@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -137,7 +131,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
 
 
 def _mixed(config: RunConfig) -> bool:
-    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, which a CPU has none of."""
+    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, of which a CPU has none."""
     return config.model.dtype == "bfloat16" or (config.model.dtype == "float16" and torch.cuda.is_available())
 
 
@@ -161,12 +155,8 @@ def _checkpoint(out: Path, resume: bool) -> Path | None:
 
 def _trainer(config: RunConfig, problems: Sequence[Problem], retriever: Retriever, verifier: Verifier) -> SGSDTrainer:
     out = Path(config.output_dir)
-    settings = config.model
-    if _mixed(config) and settings.lora is None:
-        # An update as small as this method's is below the resolution of a half-precision weight; PEFT keeps its
-        # adapters in float32 for the same reason.
-        settings = settings.model_copy(update={"dtype": "float32"})
-    model, tokenizer = load_student(settings)
+    set_seed(config.seed)  # a new adapter's weights are drawn
+    model, tokenizer = load_student(config.model, training=True)
     trainer = SGSDTrainer(
         model=model,
         args=training_arguments(config),
@@ -235,7 +225,7 @@ def _save(config: RunConfig, trainer: SGSDTrainer, merge: bool) -> tuple[Path, P
     """The student's folder, and the merged one when it is asked for. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"
     if config.model.lora is None:
-        trainer.student.to(getattr(torch, config.model.dtype))
+        trainer.student.to(getattr(torch, config.model.dtype))  # trained in float32 under mixed precision
     trainer.save_model(str(student))
     merged = None
     if merge:

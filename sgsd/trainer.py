@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from sgsd.config import ModelConfig, SGSDConfig
 from sgsd.data import problem_from_row
@@ -53,7 +53,7 @@ class DistillationTrainer(Trainer):
     """A student, its own rollouts, a pool of teachers and an objective: what SGSD and its siblings share.
 
     `train_dataset` holds `Problem` records, or mappings with `problem` and `answer`. Problems whose plain prompt
-    exceeds `config.rollout.max_prompt_tokens` are left out, counted as `dropped_problems`; DataInvalid when none is left.
+    exceeds rollout.max_prompt_tokens are left out and counted in `dropped_problems`; DataInvalid when none is left.
     """
 
     loss_is_scaled_for_ga = True  # the objective divides by the examples of the whole optimiser step
@@ -73,6 +73,8 @@ class DistillationTrainer(Trainer):
     ) -> None:
         # Records travel, not tensors: the verifier wants every column, and there is nothing to pin.
         args.remove_unused_columns = args.dataloader_pin_memory = False
+        if args.data_seed is None:
+            args.data_seed = args.seed  # else the order of the problems is made from whatever seeded torch last
         problems, self.dropped_problems = _fitting(train_dataset, processing_class, config)
         use_cache = getattr(model.config, "use_cache", True)
         super().__init__(
@@ -243,6 +245,7 @@ class SGSDTrainer(DistillationTrainer):
         if peft_config is not None:
             from peft import get_peft_model
 
+            set_seed(args.seed)  # its weights are drawn
             model = cast(PreTrainedModel, get_peft_model(cast(PreTrainedModel, model), peft_config))
         check_scoring(cast(PreTrainedModel, model))
         if verifier is None or isinstance(verifier, str):

@@ -14,6 +14,7 @@
     └── ForeignFingerprint(ValueError)         the bank's vectors come from another embedder
 
 Each is also the built-in that fits, so callers may catch either. Messages name the value, the bound and the fix.
+`SkillBankWarning` is for what the user should know and what stops nothing.
 """
 
 from __future__ import annotations
@@ -66,3 +67,7 @@ class BankBusy(SkillBankError, TimeoutError):
 
 class InvalidOption(SkillBankError, ValueError):
     pass
+
+
+class SkillBankWarning(UserWarning):
+    """The work goes on, with less than was asked for."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from skillbank.embed import Embedder
-from skillbank.errors import InvalidOption
+from skillbank.errors import InvalidOption, SkillBankWarning
 from skillbank.index import VectorIndex
 from skillbank.query import SIDES
 from skillbank.records import Entry, Kind, Mistake, RetrievedPair, Skill, problem_hash
@@ -119,6 +119,7 @@ class Retriever:
             warnings.warn(
                 f"k is {self.k} but {self.bank.path} has {counts['skill']} skills and {counts['mistake']} mistakes to "
                 f"retrieve: a problem gets at most {min(counts.values())} pairs",
+                SkillBankWarning,
                 stacklevel=3,
             )
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 import sgsd
+from sgsd.arena.settings import arena_config
 from sgsd.cli import app
 from sgsd.config import load_config
 
@@ -52,7 +54,7 @@ def test_every_command_shows_an_example(name: str, help_text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-fast", "install", "install-vllm", "lint", "types", "check", "clean"]
+    "target", ["demo", "test", "test-fast", "test-vllm", "install", "install-vllm", "lint", "types", "check", "clean"]
 )
 def test_make_knows(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -68,16 +70,12 @@ def test_one_version() -> None:
     assert newest[1] == declared
 
 
-def test_the_demo_brings_its_model_and_configuration() -> None:
-    arena = importlib.resources.files("sgsd") / "arena"
-    inside = {path.name: path for path in (arena / "data").iterdir() if path.is_dir()}
-    assert inside, "sgsd/arena/data holds no model folder"
-    for folder in inside.values():
-        names = {path.name for path in folder.iterdir()}
-        assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+def test_the_demo_brings_its_model() -> None:
+    base = importlib.resources.files("sgsd") / "arena" / "data" / "base"
+    names = {path.name for path in base.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
     size = sum(file.stat().st_size for file in (ROOT / "sgsd/arena/data").rglob("*") if file.is_file())
     assert size <= 4_000_000
-    assert [path.name for path in arena.iterdir() if path.name.endswith(".yaml")]
 
 
 def test_configurations_are_there() -> None:
@@ -89,6 +87,13 @@ def test_configurations_are_there() -> None:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_configuration_loads(file: Path) -> None:
     load_config(file)
+
+
+def test_the_arenas_configuration_is_the_demos() -> None:
+    """configs/arena.yaml writes out what `sgsd demo` trains with; only the folders are its own."""
+    written, demo = load_config(ROOT / "configs" / "arena.yaml"), arena_config("easy")
+    folders = {"output_dir": written.output_dir, "bank": demo.bank.model_copy(update={"path": written.bank.path})}
+    assert written == demo.model_copy(update=folders)
 
 
 def set_up(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -132,3 +137,29 @@ def test_this_environment_is_sound() -> None:
     check = [sys.executable, str(ROOT / "scripts" / "check_env.py")]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("sound\n", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "complaint"),
+    [
+        pytest.param("x = 1\n", ["--whole"], "", id="whole"),
+        pytest.param("x = 2 + 2\n", [], "", id="edited"),
+        pytest.param("", ["--whole"], "a.py is cut short", id="interrupted"),
+        pytest.param(None, [], "a.py is missing", id="missing"),
+    ],
+)
+def test_a_package_that_only_looks_installed_is_noticed(
+    tmp_path: Path, content: str | None, options: list[str], complaint: str
+) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    (packages / "a-1.dist-info").mkdir()
+    (packages / "a-1.dist-info" / "METADATA").write_text("Name: a\nVersion: 1\n", encoding="utf-8")
+    (packages / "a-1.dist-info" / "RECORD").write_text("a.py,,6\na-1.dist-info/RECORD,,\n", encoding="utf-8")
+    if content is not None:
+        (packages / "a.py").write_text(content, encoding="utf-8")
+    check = [str(tmp_path / "env" / "bin" / "python"), str(ROOT / "scripts" / "check_env.py"), *options]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.stdout == ("" if complaint else "sound\n")
+    assert complaint in done.stderr
+    assert bool(done.returncode) == bool(complaint)

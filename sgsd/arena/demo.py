@@ -67,7 +67,9 @@ def run_demo(
     `misleading` and `irrelevant` are shares of the bank's entries that are planted. `quick` is a few steps, to see that
     all parts work. Raises ConfigError when `out` holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: name a folder with --out")
+    if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: name another folder with --out, or remove it")
     config = _config(level, out, seed, quick, overrides or [])
     seconds: dict[str, float] = {}

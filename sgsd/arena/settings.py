@@ -42,7 +42,7 @@ def arena_config(level: Level = "easy", *, output_dir: str = "runs/arena", seed:
             max_steps=STEPS[level],
             per_device_batch_size=32,
             gradient_accumulation_steps=1,
-            learning_rate=1e-4,
+            learning_rate=3e-4,
             schedule="linear",
             max_grad_norm=1.0,
             save_every=50,
@@ -56,7 +56,7 @@ def arena_config(level: Level = "easy", *, output_dir: str = "runs/arena", seed:
     )
 
 
-STEPS: dict[Level, int] = {"easy": 100, "medium": 100, "hard": 100}
+STEPS: dict[Level, int] = {"easy": 60, "medium": 80, "hard": 80}
 PAST_PROBLEMS: dict[Level, int] = {"easy": 240, "medium": 320, "hard": 480}
 """Problems on which the base makes the past rollouts that the bank is mined from."""
 PAST_DRAWS = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sgsd.cli import bank_text
-from sgsd.cli.common import console, emit, warn
+from sgsd.cli.common import check_folder, console, emit, offline_without_network, waiting, warn
 
 if TYPE_CHECKING:
     from skillbank.curate import Operation
@@ -33,7 +32,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 KindOption = Annotated[Kind | None, typer.Option(help="Only this kind.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the history.")]
 PreviewOption = Annotated[bool, typer.Option("--preview", help="Show what would happen and change nothing.")]
-IdsArgument = Annotated[list[int], typer.Argument(help="Ids of entries.")]
+MAX_ID = 2**63 - 1
+"""SQLite's."""
+IdArgument = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="The entry's id.")]
+IdsArgument = Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=MAX_ID, help="Ids of entries.")]
 
 
 @app.command(epilog="Example: sgsd bank build --rollouts rollouts.jsonl --bank bank")
@@ -59,6 +61,8 @@ def build(
             raise typer.BadParameter("name at least one file of past rollouts", param_hint="--rollouts")
         _embed_anew(bank, embedder, json)
         return
+    check_folder(bank, "--bank")
+    offline_without_network(embedder)
     from skillbank.mine.build import build_bank
 
     with _phases() as on_phase:
@@ -71,10 +75,13 @@ def build(
 def _print_build(report: BuildReport) -> None:
     bank_text.build(report)
     if report.rejected:
-        warn(f"{sum(report.rejected.values())} lines could not be used; they are in {report.bank}/rejected.jsonl")
+        count = sum(report.rejected.values())
+        lines = "1 line could not be used and is" if count == 1 else f"{count:,} lines could not be used and are"
+        warn(f"{lines} in {report.bank}/rejected.jsonl")
 
 
 def _embed_anew(path: Path, embedder: str, json: bool) -> None:
+    offline_without_network(embedder)
     from skillbank.index import VectorIndex
     from skillbank.store import Bank
     from skillbank.vectors import adopt, embed_missing
@@ -102,13 +109,14 @@ def list_entries(
     with _reading(bank) as opened:
         entries = opened.entries(kind, status, origin, sort=sort, limit=limit, offset=offset)
         total = opened.count(kind, status, origin)
+        headlines = bank_text.headlines(opened, entries)
     payload = {"total": total, "entries": [entry.model_dump(mode="json") for entry in entries]}
-    emit(payload, json, lambda: bank_text.entries(entries, total))
+    emit(payload, json, lambda: bank_text.entries(entries, headlines, total, offset))
 
 
 @app.command(epilog="Example: sgsd bank show 7 --bank bank")
 def show(
-    entry_id: Annotated[int, typer.Argument(metavar="ID", help="The entry's id.")],
+    entry_id: IdArgument,
     bank: BankOption,
     json: JsonOption = False,
 ) -> None:
@@ -120,7 +128,7 @@ def show(
 
 @app.command(epilog='Example: sgsd bank search "zorp" --bank bank --kind skill')
 def search(
-    text: Annotated[str, typer.Argument(help="Words that must all occur; with --semantic, any text.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Words that must all occur; with --semantic, any text.")],
     bank: BankOption,
     semantic: Annotated[bool, typer.Option("--semantic", help="By the bank's embedder instead of by words.")] = False,
     kind: KindOption = None,
@@ -128,6 +136,8 @@ def search(
     json: JsonOption = False,
 ) -> None:
     """Find entries by words, or by nearness of meaning."""
+    if not text.strip():
+        raise typer.BadParameter("there is nothing to search for", param_hint="TEXT")
     if semantic:
         from skillbank.retrieve import nearest_entries
         from skillbank.store import Bank
@@ -143,8 +153,9 @@ def search(
     with _reading(bank) as opened:
         entries = opened.entries(kind=kind, text=text, sort="relevance", limit=limit)
         total = opened.count(kind=kind, text=text)
+        headlines = bank_text.headlines(opened, entries)
     payload = {"total": total, "entries": [entry.model_dump(mode="json") for entry in entries]}
-    emit(payload, json, lambda: bank_text.entries(entries, total, hint="try --semantic"))
+    emit(payload, json, lambda: bank_text.entries(entries, headlines, total, hint="try --semantic"))
 
 
 @app.command(epilog="Example: sgsd bank stats --bank bank --json")
@@ -157,7 +168,7 @@ def stats(bank: BankOption, json: JsonOption = False) -> None:
 
 @app.command(epilog='Example: sgsd bank retrieve "What is 5 zorp 7 modulo 23?" --bank bank --k 4')
 def retrieve(
-    problem: Annotated[str, typer.Argument(help="The text of a problem.")],
+    problem: Annotated[str, typer.Argument(metavar="PROBLEM", help="The text of a problem.")],
     bank: BankOption,
     k: Annotated[int, typer.Option(min=1, help="Pairs to retrieve.")] = 8,
     temperature: Annotated[float, typer.Option(min=1e-6, help="Of the softmax over a pool's cosines.")] = 1.0,
@@ -168,10 +179,15 @@ def retrieve(
     json: JsonOption = False,
 ) -> None:
     """Show the pairs that would guide the teachers of a problem, with their weights."""
-    from skillbank.retrieve import open_retriever
+    if not problem.strip():
+        raise typer.BadParameter("the problem has no words", param_hint="PROBLEM")
+    with waiting("loading the embedder"):
+        from skillbank.retrieve import open_retriever
 
-    retriever = open_retriever(bank, k=k, temperature=temperature, mode=mode, leave_one_problem_out=not own, seed=seed)
-    with retriever.bank, _warnings_as_lines():
+        retriever = open_retriever(
+            bank, k=k, temperature=temperature, mode=mode, leave_one_problem_out=not own, seed=seed
+        )
+    with retriever.bank:
         pairs = retriever.retrieve([problem], None if problem_id is None else [problem_id])[0]
     embedder = None if retriever.embedder is None else retriever.embedder.describe()
     payload = {"embedder": embedder, "pairs": [pair.model_dump(mode="json") for pair in pairs]}
@@ -180,7 +196,7 @@ def retrieve(
 
 @app.command(epilog='Example: sgsd bank edit 7 --title "Reduce before adding" --reason "clearer" --bank bank')
 def edit(
-    entry_id: Annotated[int, typer.Argument(metavar="ID", help="A skill's or a mistake's id.")],
+    entry_id: IdArgument,
     bank: BankOption,
     title: Annotated[str | None, typer.Option(help="Of a skill.")] = None,
     principle: Annotated[str | None, typer.Option(help="Of a skill.")] = None,
@@ -204,6 +220,10 @@ def edit(
         "how_to_avoid": how,
     }
     fields = {name: text for name, text in given.items() if text is not None}
+    if not fields:
+        raise typer.BadParameter(
+            "give a new text", param_hint="--title, --principle, --when, --description, --why or --how"
+        )
     with _writing(bank) as opened:
         done = curate.edit(opened, entry_id, fields, actor=_actor(), reason=reason, preview=preview)
     _report(done, preview, json)
@@ -244,7 +264,10 @@ def enable(
 @app.command(epilog="Example: sgsd bank undo 3 --bank bank")
 def undo(
     bank: BankOption,
-    revision: Annotated[int | None, typer.Argument(help="The revision to undo; the latest when not given.")] = None,
+    revision: Annotated[
+        int | None,
+        typer.Argument(metavar="[REVISION]", min=1, max=MAX_ID, help="The one to undo; the latest when not given."),
+    ] = None,
     reason: ReasonOption = "",
     preview: PreviewOption = False,
     json: JsonOption = False,
@@ -275,15 +298,6 @@ def _writing(path: Path) -> Iterator[Bank]:
 
     with Bank.open(path) as bank:
         yield bank
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        warn(str(warning.message))
 
 
 @contextmanager

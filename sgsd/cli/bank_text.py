@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sgsd.cli.common import coloured, counted
+
 if TYPE_CHECKING:
     from skillbank.change import Event
     from skillbank.curate import Operation
     from skillbank.mine.build import BuildReport
-    from skillbank.records import Entry, RetrievedPair
+    from skillbank.records import Entry, Kind, Pair, RetrievedPair
     from skillbank.store import Bank, BankStats
 
 OnPhase = Callable[[str, int, int | None], None]
 SHOWN_CHANGES = 20
 SHOWN_EVIDENCE = 20
 LINE = 100
+PAIRED = "  not  "
+"""Between a pair's skill and its mistake."""
 
 
 def phase(name: str, done: int, total: int | None) -> str:
@@ -28,34 +35,74 @@ def phase(name: str, done: int, total: int | None) -> str:
 def one_line(text: str, width: int = LINE) -> str:
     """A text on one line, cut with an ellipsis."""
     folded = " ".join(text.split())
-    return folded if len(folded) <= width else f"{folded[: width - 1]}…"
+    return folded if len(folded) <= width else f"{folded[: width - 1].rstrip()}…"
+
+
+def terminal_width() -> int:
+    """Columns of the terminal or of COLUMNS; plenty where the output is no terminal."""
+    return max(40, shutil.get_terminal_size((LINE + 40, 24)).columns)
+
+
+def paragraph(label: str, text: str) -> None:
+    """A labelled text, wrapped under itself on a terminal, one line elsewhere."""
+    folded = " ".join(text.split())
+    if not sys.stdout.isatty():
+        typer.echo(f"{label}{folded}")
+        return
+    typer.echo(textwrap.fill(folded, terminal_width(), initial_indent=label, subsequent_indent=" " * len(label)))
+
+
+def headlines(bank: Bank, found: Sequence[Entry]) -> dict[int, str]:
+    """Of each entry the words that say most about it, as many as the terminal has room for; of a pair both sides'."""
+    from skillbank.records import Pair
+
+    pairs = {entry.id: entry.content for entry in found if isinstance(entry.content, Pair)}
+    sides = {entry.id: entry for entry in found}
+    wanted = {i for pair in pairs.values() for i in (pair.skill_id, pair.mistake_id)} - sides.keys()
+    sides |= {entry.id: entry for entry in bank.entries(ids=wanted)} if wanted else {}
+    room = max(40, terminal_width() - 42)
+    words = {entry.id: one_line(headline(entry), room) for entry in found if entry.id not in pairs}
+    return words | {pair_id: _pair_headline(pair, sides, room) for pair_id, pair in pairs.items()}
 
 
 def headline(entry: Entry) -> str:
-    """The one field that says most about an entry."""
+    """The one field that says most about a skill or a mistake."""
     from skillbank.records import Mistake, Skill
 
     content = entry.content
     if isinstance(content, Skill):
-        return one_line(f"{content.title}: {content.principle}")
-    if isinstance(content, Mistake):
-        return one_line(content.description)
-    return f"skill {content.skill_id} with mistake {content.mistake_id}"
+        return content.title if content.principle.startswith(content.title) else f"{content.title}: {content.principle}"
+    assert isinstance(content, Mistake)
+    return content.description
 
 
-def entries(found: Sequence[Entry], total: int, hint: str = "") -> None:
+def _pair_headline(pair: Pair, sides: Mapping[int, Entry], room: int) -> str:
+    """Both sides in half of the room each; where a skill's principle is too long, its title if that says something."""
+    from skillbank.records import Skill
+
+    half = (room - len(PAIRED)) // 2
+    skill = sides[pair.skill_id].content
+    assert isinstance(skill, Skill)
+    right = skill.title if len(skill.principle) > half and len(skill.title.split()) > 3 else skill.principle
+    return f"{one_line(right, half)}{PAIRED}{one_line(headline(sides[pair.mistake_id]), half)}"
+
+
+def entries(found: Sequence[Entry], words: Mapping[int, str], total: int, offset: int = 0, hint: str = "") -> None:
     for entry in found:
-        places = f"{entry.evidence_count} place{'s' if entry.evidence_count != 1 else ''}"
-        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  {entry.status:<11}  {places:>10}  {headline(entry)}")
+        places = counted(entry.evidence_count, "place")
+        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  {entry.status:<11}  {places:>10}  {words[entry.id]}")
     if not total:
         typer.echo(f"no entry found{f'; {hint}' if hint else ''}")
+    elif not found:
+        typer.echo(f"no entry from {offset:,} on: there are {total:,}")
     elif len(found) < total:
-        typer.echo(f"{len(found)} of {total}")
+        typer.echo(f"{offset + 1:,} to {offset + len(found):,} of {total:,} (--limit and --offset show others)")
 
 
 def nearest(found: Sequence[tuple[Entry, float]]) -> None:
     for entry, cosine in found:
-        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  cosine {cosine:.3f}  {headline(entry)}")
+        text = one_line(headline(entry), max(40, terminal_width() - 31))
+        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  cosine {cosine:.3f}  {text}")
     if not found:
         typer.echo("no entry found")
 
@@ -90,7 +137,7 @@ def entry(view: Mapping[str, Any]) -> None:
         if view["sides"]:
             typer.echo(f"\n{part['kind']} {part['id']}  {part['status']}")
         for name, text in part["content"].items():
-            typer.echo(f"  {name + ':':<16} {text}")
+            paragraph(f"  {name + ':':<16} ", text)
     if view["pairs"]:
         names = [f"{pair['id']} ({pair['status']})" for pair in view["pairs"]]
         typer.echo(f"\nin pairs {', '.join(names)}")
@@ -110,11 +157,13 @@ def entry(view: Mapping[str, Any]) -> None:
 
 
 def _evidence(places: Sequence[Mapping[str, Any]]) -> None:
-    typer.echo(f"\nevidence: {len(places)} place{'s' if len(places) != 1 else ''}")
+    """Each quote with its place: the skill's are from right attempts, the mistake's from wrong ones."""
+    typer.echo(f"\nevidence: {counted(len(places), 'place')}")
     for place in places[:SHOWN_EVIDENCE]:
-        span = "" if place["span"] is None else f" [{place['span'][0]}:{place['span'][1]}]"
-        typer.echo(f"  {place['outcome']:<7}  {place['rollout_id']}{span}, problem {place['problem_id']}")
-        typer.echo(f"           “{one_line(place['quote'])}”")
+        span = "" if place["span"] is None else f", characters {place['span'][0]} to {place['span'][1]}"
+        source = f" of {place['source']}" if place["source"] else ""
+        paragraph(f"  {place['outcome']:<8} ", f"“{place['quote']}”")
+        typer.echo(f"           rollout {place['rollout_id']}{span}; problem {place['problem_id']}{source}")
     if len(places) > SHOWN_EVIDENCE:
         typer.echo(f"  and {len(places) - SHOWN_EVIDENCE} more (--json prints all)")
 
@@ -126,9 +175,9 @@ def stats(path: Path, numbers: BankStats) -> None:
     embedder = DESCRIPTION if numbers.embedder == FOLDER else numbers.embedder or "none yet"
     rows = {
         "bank": str(path),
-        "entries": _counts(numbers.entries),
+        "entries": _kinds(numbers.entries),
         "status": _counts(numbers.by_status),
-        "retrievable": _counts(numbers.retrievable),
+        "retrievable": _kinds(numbers.retrievable),
         "evidence": f"{numbers.evidence:,} places",
         "usage": f"{numbers.usage:,} rows",
         "revision": str(numbers.revision),
@@ -136,6 +185,10 @@ def stats(path: Path, numbers: BankStats) -> None:
     }
     for name, text in rows.items():
         typer.echo(f"{name:<12} {text}")
+
+
+def _kinds(counts: Mapping[Kind, int]) -> str:
+    return ", ".join(counted(count, kind) for kind, count in counts.items())
 
 
 def _counts(counts: Mapping[Any, int]) -> str:
@@ -163,9 +216,9 @@ def operation(done: Operation, preview: bool) -> None:
     for change in done.changes[:SHOWN_CHANGES]:
         typer.echo(f"{change.kind} {change.entry_id}  {change.field}")
         if change.before:
-            typer.secho(f"  - {change.before}", fg=typer.colors.RED)
+            typer.echo(coloured(f"  - {change.before}", typer.colors.RED))
         if change.after:
-            typer.secho(f"  + {change.after}", fg=typer.colors.GREEN)
+            typer.echo(coloured(f"  + {change.after}", typer.colors.GREEN))
     if len(done.changes) > SHOWN_CHANGES:
         typer.echo(f"and {len(done.changes) - SHOWN_CHANGES} more changes (--json prints all)")
     for ids, what in ((done.leaving, "no longer retrieved"), (done.joining, "retrieved from now on")):
@@ -186,19 +239,28 @@ def _ids(ids: Sequence[int]) -> str:
 
 def build(report: BuildReport) -> None:
     typer.echo(
-        f"{report.rollouts:,} rollouts of {report.problems:,} problems, {report.problems_with_both:,} with right and "
-        f"wrong attempts: {report.pairs:,} pairs"
+        f"read        {report.rollouts:,} rollouts of {report.problems:,} problems, {report.problems_with_both:,} of "
+        "them with right and wrong attempts"
     )
-    for title, counts in (("rejected", report.rejected), ("dropped", report.dropped)):
-        for reason, count in counts.items():
-            typer.echo(f"  {title} {count:,}: {reason}")
-    typer.echo(f"added       {_counts(report.added)}")
-    typer.echo(f"entries     {_counts(report.entries)}")
+    typer.echo(f"mined       {report.pairs:,} pairs{_merged(report)}")
+    for title, counts in (("rejected", report.rejected), ("left out", report.dropped)):
+        for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            typer.echo(f"{title:<10}  {count:,}: {reason}")
+            title = ""
+    typer.echo(f"added       {_kinds(report.added)}")
+    typer.echo(f"bank        {_kinds(report.entries)}, at revision {report.revision}")
     typer.echo(f"embedder    {report.embedder}")
     typer.echo(f"seconds     {', '.join(f'{name} {seconds:.1f}' for name, seconds in report.seconds.items())}")
-    for pair in report.examples:
-        typer.echo(f"\n  skill    {one_line(pair.skill.principle)}")
-        typer.echo(f"  mistake  {one_line(pair.mistake.description)}")
-    typer.echo(
-        f"\nbank {report.bank} is at revision {report.revision}; look into it: `sgsd bank list --bank {report.bank}`"
-    )
+    for number, pair in enumerate(report.examples, start=1):
+        places = counted(len(pair.skill_evidence) + len(pair.mistake_evidence), "place")
+        typer.echo(f"\nexample {number}   {pair.skill.title} ({places})")
+        paragraph("  skill     ", pair.skill.principle)
+        paragraph("  mistake   ", pair.mistake.description)
+        if pair.mistake.why_it_happens:
+            paragraph("            ", pair.mistake.why_it_happens)
+    typer.echo(f"\nnext: sgsd bank list --bank {report.bank} --kind pair --sort evidence")
+
+
+def _merged(report: BuildReport) -> str:
+    apart = report.merged.pairs_in - report.merged.pairs_out
+    return f" ({report.merged.pairs_in:,} before near-equal ones were merged)" if apart else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sgsd.cli.common import console, emit
+from sgsd.cli.common import check_folder, emit, note, waiting
 from sgsd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,22 +35,25 @@ def demo_command(
     from sgsd.arena.tasks import CHAIN_LENGTH
 
     if level not in CHAIN_LENGTH:
-        raise ConfigError(f"--level {level} is none: choose {', '.join(CHAIN_LENGTH)}")
-    if not (0 <= misleading and 0 <= irrelevant and misleading + irrelevant < 1):
+        raise ConfigError(f"--level {level} is no level: choose {', '.join(CHAIN_LENGTH)}")
+    if not (misleading >= 0 and irrelevant >= 0 and misleading + irrelevant < 1):
         raise ConfigError(
             f"--misleading {misleading} and --irrelevant {irrelevant} are shares: neither below 0, together below 1"
         )
-    from sgsd.arena.demo import run_demo
+    folder = out or _free_folder(level, seed)
+    check_folder(folder, "--out")
+    with waiting("loading"):
+        from sgsd.arena.demo import run_demo
 
     report = run_demo(
         level,
         seed=seed,
-        out=out or _free_folder(level, seed),
+        out=folder,
         quick=quick,
         misleading=misleading,
         irrelevant=irrelevant,
         overrides=overrides,
-        say=lambda text: console.print(text, markup=False, highlight=False),
+        say=note,
     )
     emit(report, as_json, lambda: _print(report))
 
@@ -70,8 +73,8 @@ def _print(report: DemoReport) -> None:
         typer.echo(f"  step {point['step']:>4}  {point['tokens']:>8,} tokens  {point['accuracy']:6.1%}  {bar}")
     shares = ", ".join(f"{share:.0%} {name}" for name, share in report.polarity.items())
     typer.echo(
-        f"{report.accuracy_before:.1%} -> {report.accuracy_after:.1%} with {report.generated_tokens:,} generated tokens "
-        f"in {sum(report.seconds.values()):.0f} s; teachers: {shares}"
+        f"{report.accuracy_before:.1%} -> {report.accuracy_after:.1%} with {report.generated_tokens:,} generated "
+        f"tokens in {sum(report.seconds.values()):.0f} s; teachers: {shares}"
     )
     typer.echo(f"student: {report.student}    bank: {report.bank}")
     typer.echo(f"next:    sgsd eval --model {report.student} --data arena:{report.level} --split test")

@@ -1,14 +1,34 @@
-"""What `sgsd rollout` and `sgsd eval` share: the student that a name stands for, ready to draw."""
+"""What `sgsd rollout` and `sgsd eval` share: options into settings, the student, words for the outcome."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from sgsd.cli.common import from_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sgsd.config import SamplingConfig
+    from sgsd.config import SamplingConfig, VerifierConfig
     from sgsd.generate import Generator
+
+SHOWN_REASONS = 3
+
+
+def judge_from_options(verifier: str, timeout: float, truncated: str) -> VerifierConfig:
+    """The verifier's settings. Raises ConfigError that names the option."""
+    from sgsd.config import VerifierConfig
+
+    values = {"name": verifier, "timeout_s": timeout, "truncated": truncated}
+    return from_options(VerifierConfig, values, {"name": "--verifier", "timeout_s": "--timeout"})
+
+
+def unverifiable_reasons(verdicts: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """The most frequent reasons of (outcome, reason) for being unverifiable: a broken verifier is to be seen."""
+    reasons = Counter(reason or "no reason given" for outcome, reason in verdicts if outcome == "unverifiable")
+    return dict(reasons.most_common(SHOWN_REASONS))
 
 
 def open_student(model: str) -> tuple[Generator, PreTrainedTokenizerBase, int | None]:
@@ -16,14 +36,10 @@ def open_student(model: str) -> tuple[Generator, PreTrainedTokenizerBase, int | 
 
     Raises ModelNotFound or ConfigError, in one line.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from sgsd.config import ModelConfig
     from sgsd.generate.transformers import TransformersGenerator
     from sgsd.models import default_dtype, load_student
 
-    # The bar for loading weights is drawn without a terminal too.
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     student, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
     suggested = getattr(student.generation_config, "max_new_tokens", None)
     return TransformersGenerator(student, tokenizer), tokenizer, suggested

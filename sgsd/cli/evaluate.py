@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgsd.cli.common import emit, progress
+from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting
+from sgsd.cli.drawing import judge_from_options, open_student, unverifiable_reasons, with_length
 
 if TYPE_CHECKING:
     from sgsd.config import BankConfig
@@ -47,27 +48,32 @@ def evaluate_command(
 
     Example: sgsd eval --model runs/arena/student --data arena:easy
     """
-    from sgsd.config import BankConfig, DataConfig, EvalConfig, SamplingConfig, VerifierConfig
+    from sgsd.config import BankConfig, DataConfig, EvalConfig, SamplingConfig
 
     heat = (0.0 if k == 1 else 1.0) if temperature is None else temperature
-    sampling = SamplingConfig.model_validate(
+    sampling = from_options(
+        SamplingConfig,
         {"n": k, "temperature": heat, "top_p": top_p, "top_k": top_k, "batch_size": batch_size}
-        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens}
+        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens},
+        {"n": "--k"},
     )
-    judge = VerifierConfig.model_validate({"name": verifier, "timeout_s": timeout, "truncated": truncated})
-    pool = BankConfig.model_validate({"path": str(bank) if bank else None, "k": pairs})
+    judge = judge_from_options(verifier, timeout, truncated)
+    pool = from_options(BankConfig, {"path": str(bank) if bank else None, "k": pairs}, {"k": "--pairs"})
+    if out is not None:
+        check_file(out, "--out", "numbers.json")
+    offline_without_network(data, model)
 
     from sgsd.cli.sources import load_source
 
     problems = load_source(DataConfig(source=data, split=split, limit=limit))
-    guidance = _guidance(pool, seed)
 
-    from sgsd.cli.drawing import open_student, with_length
-    from sgsd.evaluate import evaluate
-    from sgsd.verify import load_verifier
+    with waiting("loading the model"):
+        from sgsd.evaluate import evaluate
+        from sgsd.verify import load_verifier
 
-    checker = load_verifier(judge)
-    generator, tokenizer, suggested = open_student(model)
+        guidance = _guidance(pool, seed)
+        checker = load_verifier(judge)
+        generator, tokenizer, suggested = open_student(model)
     with progress("evaluation", total=len(problems)) as advance:
         result = evaluate(
             generator,
@@ -100,13 +106,16 @@ def _write(path: Path, result: EvalResult) -> None:
     content: dict[str, Any] = {**result.summary(), "records": [dataclasses.asdict(r) for r in result.records]}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp")
-    part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _print(result: EvalResult) -> None:
     low, high = result.ci
-    over = f"avg@{result.k} over {result.problems} problems"
+    over = f"avg@{result.k} over {counted(result.problems, 'problem')}"
     typer.echo(f"accuracy {result.accuracy:.3f} [{low:.3f}, {high:.3f}]  {over}")
     if result.k > 1:
         for draws, estimate in result.pass_at_k.items():
@@ -116,5 +125,10 @@ def _print(result: EvalResult) -> None:
     notes = [f"{result.mean_tokens:.1f} tokens a completion"]
     notes += [f"{result.truncated_share:.1%} cut off"] if result.truncated_share else []
     notes += [f"{result.unverifiable} unverifiable"] if result.unverifiable else []
-    notes += [f"{result.too_long} problems left out, prompt too long"] if result.too_long else []
+    notes += (
+        [f"{counted(result.too_long, 'problem')} left out: longer than --max-prompt-tokens"] if result.too_long else []
+    )
     typer.echo("; ".join(notes))
+    said = (both for r in result.records for both in zip(r.outcomes, r.reasons, strict=True))
+    for reason, count in unverifiable_reasons(said).items():
+        typer.echo(f"{count} unverifiable: {reason}")

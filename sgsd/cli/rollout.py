@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sgsd.cli.common import emit, progress
-from sgsd.errors import ConfigError
+from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting
+from sgsd.cli.drawing import judge_from_options, open_student, unverifiable_reasons, with_length
 
 
 def rollout_command(
@@ -16,7 +16,7 @@ def rollout_command(
     out: Annotated[Path, typer.Option(help="The rollout file to write: JSONL, or parquet when it ends in .parquet.")],
     model: Annotated[str, typer.Option(help="A folder, a hub name, or `arena`.")] = "arena",
     n: Annotated[int, typer.Option(help="Completions a problem.")] = 4,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, with -n 1.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, with --n 1.")] = 1.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     top_k: Annotated[int, typer.Option(help="0 keeps the whole vocabulary.")] = 0,
     max_new_tokens: Annotated[
@@ -39,26 +39,28 @@ def rollout_command(
 
     Example: sgsd rollout --model arena --data arena:easy --limit 500 --n 4 --out rollouts.jsonl
     """
-    from sgsd.config import DataConfig, SamplingConfig, VerifierConfig
+    from sgsd.config import DataConfig, SamplingConfig
 
-    sampling = SamplingConfig.model_validate(
+    sampling = from_options(
+        SamplingConfig,
         {"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k, "batch_size": batch_size}
-        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens}
+        | {"thinking": thinking, "max_prompt_tokens": max_prompt_tokens},
+        {},
     )
-    judge = VerifierConfig.model_validate({"name": verifier, "timeout_s": timeout, "truncated": truncated})
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder: give the name of a file in it, such as {out / 'rollouts.jsonl'}")
+    judge = judge_from_options(verifier, timeout, truncated)
+    check_file(out, "--out", "rollouts.jsonl")
+    offline_without_network(data, model)
 
     from sgsd.cli.sources import load_source
 
     problems = load_source(DataConfig(source=data, split=split, limit=limit))
 
-    from sgsd.cli.drawing import open_student, with_length
-    from sgsd.rollout import draw_rollouts, write_past_rollouts
-    from sgsd.verify import load_verifier
+    with waiting("loading the model"):
+        from sgsd.rollout import draw_rollouts, write_past_rollouts
+        from sgsd.verify import load_verifier
 
-    checker = load_verifier(judge)
-    generator, tokenizer, suggested = open_student(model)
+        checker = load_verifier(judge)
+        generator, tokenizer, suggested = open_student(model)
     sampling = with_length(sampling, max_new_tokens, suggested)
     with progress("rollouts", total=len(problems)) as advance:
         drawn = draw_rollouts(
@@ -72,6 +74,7 @@ def rollout_command(
             on_progress=advance,
         )
     checker.close()
+    unverifiable = unverifiable_reasons((rollout.verdict.outcome, rollout.verdict.reason) for rollout in drawn.rollouts)
     write_past_rollouts(out, drawn.rollouts, model=model, sampling=sampling, seed=seed)
     outcomes = [rollout.verdict.outcome for rollout in drawn.rollouts]
     report: dict[str, Any] = {
@@ -83,6 +86,7 @@ def rollout_command(
         "truncated": sum(rollout.completion.truncated for rollout in drawn.rollouts),
         "tokens": sum(len(rollout.completion.token_ids) for rollout in drawn.rollouts),
         "too_long": drawn.too_long,
+        "unverifiable_reasons": unverifiable,
         "path": str(out),
     }
     emit(report, as_json, lambda: _print(report))
@@ -90,7 +94,11 @@ def rollout_command(
 
 def _print(report: dict[str, Any]) -> None:
     counts = ", ".join(f"{report[outcome]} {outcome}" for outcome in ("correct", "wrong", "unverifiable"))
-    typer.echo(f"{report['rollouts']} rollouts of {report['problems']} problems in {report['path']}: {counts}")
-    typer.echo(f"{report['tokens']} tokens; {report['truncated']} cut off at the limit")
+    drawn = f"{counted(report['rollouts'], 'rollout')} of {counted(report['problems'], 'problem')}"
+    typer.echo(f"{drawn} in {report['path']}: {counts}")
+    typer.echo(f"{report['tokens']:,} tokens; {report['truncated']:,} cut off at the limit")
+    for reason, count in report["unverifiable_reasons"].items():
+        typer.echo(f"{count} unverifiable: {reason}")
     if report["too_long"]:
-        typer.echo(f"{report['too_long']} problems left out: their prompts exceed the limit")
+        typer.echo(f"{counted(report['too_long'], 'problem')} left out: longer than --max-prompt-tokens")
+    typer.echo(f"next: sgsd bank build --rollouts {report['path']} --bank BANK")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sgsd.cli.common import console
+from sgsd.cli.common import note
 
 if TYPE_CHECKING:
     from sgsd.config import DataConfig
@@ -26,5 +26,5 @@ def load_source(config: DataConfig) -> list[Problem]:
 
     found = load_problems(config.source, split=config.split, limit=config.limit)
     if found.left_out:
-        console.print(found.describe(), markup=False, highlight=False, soft_wrap=True)
+        note(found.describe())
     return list(found)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgsd.cli.common import emit
+from sgsd.cli.common import check_folder, counted, emit, offline_without_network, waiting
 
 if TYPE_CHECKING:
     from sgsd.run import RunResult
 
 
 def train_command(
-    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/.")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the file; may be given several times.")
     ] = None,
@@ -29,13 +29,16 @@ def train_command(
     from sgsd.config import load_config
 
     settings = load_config(config, overrides)
+    check_folder(Path(settings.output_dir), "output_dir")
+    offline_without_network(settings.model.name_or_path, settings.data.source, settings.bank.embedder)
 
     from sgsd.cli.sources import load_source
 
     problems = load_source(settings.data)
     held_out = load_source(settings.eval.data) if settings.eval.data and settings.eval.every_steps else []
 
-    from sgsd.run import train_run
+    with waiting("loading"):
+        from sgsd.run import train_run
 
     result = train_run(settings, problems, held_out, resume=resume, merge=merge)
     emit(_payload(result), as_json, lambda: _print(result))
@@ -56,7 +59,7 @@ def _payload(result: RunResult) -> dict[str, Any]:
 
 def _print(result: RunResult) -> None:
     if result.dropped_problems:
-        typer.echo(f"{result.dropped_problems} problems were left out: their prompts exceed rollout.max_prompt_tokens")
+        typer.echo(f"{counted(result.dropped_problems, 'problem')} left out: longer than rollout.max_prompt_tokens")
     shares = ", ".join(f"{share:.0%} {name}" for name, share in result.polarity.items())
     typer.echo(f"{result.steps} steps, {result.generated_tokens:,} generated tokens; teachers: {shares}")
     if result.curve:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,7 +126,7 @@ class _Build:
             with self._phase("mine"):
                 mined, contrast = mine_contrast(read)
             if new and not mined:
-                raise RolloutsInvalid(_nothing_mined(files, contrast))
+                raise RolloutsInvalid(_nothing_mined(files, contrast, self.split, self.dropped))
             with self._phase("merge"):
                 pairs, merged = merge_pairs(mined, encode=self._encoder(named, mined), min_cosine=self.merge_cosine)
             with Bank.open_or_create(folder) as bank:
@@ -154,7 +154,7 @@ class _Build:
             added={kind: entries[kind] - before[kind] for kind in entries},
             embedder=own.describe(),
             seconds=self.seconds,
-            examples=tuple(sorted(pairs, key=_evidence_count, reverse=True)[:EXAMPLES]),
+            examples=_examples(pairs),
         )
 
     @contextmanager
@@ -205,14 +205,26 @@ class _Build:
         return adopt(bank, self.embedder)
 
 
+def _examples(pairs: Sequence[MinedPair]) -> tuple[MinedPair, ...]:
+    """The best-evidenced pairs, of different skills."""
+    best: dict[str, MinedPair] = {}
+    for pair in sorted(pairs, key=_evidence_count, reverse=True):
+        best.setdefault(pair.skill.title, pair)
+    return tuple(best.values())[:EXAMPLES]
+
+
 def _evidence_count(pair: MinedPair) -> int:
     return len(pair.skill_evidence) + len(pair.mistake_evidence)
 
 
-def _nothing_mined(files: Sequence[Path], contrast: ContrastReport) -> str:
+def _nothing_mined(files: Sequence[Path], contrast: ContrastReport, split: str, dropped: Mapping[str, int]) -> str:
+    named = ", ".join(map(str, files))
+    if not contrast.rollouts:
+        held = ", ".join(f"{count} {reason.replace('rollout of', 'of')}" for reason, count in dropped.items())
+        return f"{named}: no rollout of split {split!r}, but {held or 'none at all'}: choose another split"
     reasons = ", ".join(f"{reason}: {count}" for reason, count in contrast.dropped.items())
     return (
-        f"{', '.join(map(str, files))}: no pair in {contrast.rollouts} rollouts of {contrast.problems} problems, "
+        f"{named}: no pair in {contrast.rollouts} rollouts of {contrast.problems} problems, "
         f"{contrast.problems_with_both} of them with both right and wrong attempts ({reasons or 'nothing to mine'}); "
         "sample several attempts a problem, at problems that are neither too easy nor too hard"
     )

@@ -50,8 +50,9 @@ _ANSWER = re.compile(
     re.I,
 )
 _OPERATOR = r"(?:[-+*/×÷·−–x]|\\times|\\cdot|\\div)"
-_OPERAND = rf"[(\s]*[$€£]?\s*{NUMBER}\s*%?[)\s]*"
-_UNIT = r"(?:/?[a-zA-Z]+\s+){0,2}"
+# Possessive, and no unit is an x: a text is read in one way only. Tried in all ways, "2 x 2 x 2 x ..." takes for ever.
+_OPERAND = rf"[(\s]*+[$€£]?+\s*+(?>{NUMBER})\s*+%?+[)\s]*+"
+_UNIT = r"(?:(?!x\s)/?[a-zA-Z]+\s+){0,2}+"
 EXPRESSION = rf"(?:{_OPERAND}{_UNIT}{_OPERATOR})+{_OPERAND}{_UNIT}"
 _PLAIN = re.compile(rf"({EXPRESSION})=\s*[$€£]?\s*(-?{NUMBER})")
 _TOKEN = re.compile(rf"{NUMBER}|{_OPERATOR}|[()%]")

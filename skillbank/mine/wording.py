@@ -9,12 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from skillbank.mine.purpose import purpose
 from skillbank.mine.steps import (
-    EXPRESSION,
     NUMBER,
-    STOP_WORDS,
     Calculation,
-    content_stems,
     normal_number,
     numbers_in,
     terms,
@@ -69,8 +67,8 @@ def skill_from_calculation(lesson: Lesson) -> Skill:
     example = hide_answer(lesson.right, lesson)
     topic = ", ".join(terms(lesson.right, lesson.problem))
     return Skill(
-        title=f"{advice}: {purpose(example)}",
-        principle=example if _IMPERATIVE.search(example) else f"{advice} here, as in: {example}",
+        title=f"{advice} to find {purpose(example)}",
+        principle=example if _IMPERATIVE.search(example) else f"{advice}, as in: {example}",
         when_to_apply=f"The problem mentions {topic}." if topic else "",
     )
 
@@ -173,63 +171,8 @@ def _difference(lesson: Lesson) -> str:
     return "The operation is right, the quantities are not."
 
 
-# -------------------------------------------------------------------------------------------- what a calculation is for
-
 _IMPERATIVE = re.compile(
     r"^(?:(?:first|then|next|now|finally|and|also|so|lastly)\b,?\s*)*"
     r"(?:find|add|subtract|multiply|divide|calculate|determine|compute|figure out|convert|combine|take|use|simplify)\b",
     re.IGNORECASE,
 )
-_TO_FIND = re.compile(
-    r"\b(?:find|calculate|determine|figure out|compute)\s+(?!\w+\s*$)(.+?)(?=\s+by\b|\s*[:,=]|$)", re.IGNORECASE
-)
-_LEADING_VALUE = re.compile(rf"^(?:the result|-?[$€£]?\s*-?{NUMBER})\s*%?\s*")
-_FINAL_EXPRESSION = re.compile(rf"(?:{EXPRESSION}|[\s$€£()%+*/×÷x=–−-]|{NUMBER})+$")
-_CLAUSE_END = re.compile(
-    r"(?:[,;:!?]|(?<!\bMrs)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bm)\.)\s+|"  # "a.m." ends nothing
-    r"\s+(?:so|because|since|then|which means|which is|meaning|that's|therefore|if|when|but|as)\s+",
-    re.IGNORECASE,
-)
-_OPENING = re.compile(
-    r"^(?:so|and|then|that|thus|therefore|that means|this means|means|in total|also|first|next|finally|now)\b,?\s*",
-    re.IGNORECASE,
-)
-_CLOSING = re.compile(
-    r"(?:[\s,]+(?:is|are|was|were|will|be|has|have|had|a|an|the|of|for|to|total|and|by|at|in|there|only|worth|or|that))+$",
-    re.IGNORECASE,
-)
-_PREPOSITION = re.compile(
-    r"^(?:in|on|at|from|for|per|of|to|by|with|after|each|every|a|an|and|or|more|less|left)\b", re.IGNORECASE
-)
-MAX_PURPOSE_WORDS = 9
-
-
-def purpose(text: str) -> str:
-    """What a calculation is for: the words behind "find", behind its value, or before its expression."""
-    named = _TO_FIND.search(text)
-    if named:
-        return _shorten(named[1])
-    head, found, tail = text.rpartition("=")
-    if not found:
-        return _clause(text)
-    after = _shorten(_CLAUSE_END.split(_LEADING_VALUE.sub("", tail.strip()), maxsplit=1)[0])
-    before = _clause(head)
-    if len(content_stems(after)) >= 2 and not (_PREPOSITION.search(after) and len(content_stems(before)) >= 2):
-        return after
-    return before or after or text
-
-
-def _clause(head: str) -> str:
-    """The last clause that says something, without the expression at its end."""
-    head = _FINAL_EXPRESSION.sub("", head)
-    clauses = [clause for clause in _CLAUSE_END.split(head) if len(content_stems(clause)) >= 2]
-    return _shorten(clauses[-1] if clauses else head)
-
-
-def _shorten(clause: str) -> str:
-    clause = clause.strip(" .,;:")
-    while (shorter := _OPENING.sub("", clause)) != clause:
-        clause = shorter
-    clause = _CLOSING.sub("", " ".join(clause.split()[:MAX_PURPOSE_WORDS])).strip(" .,;:")
-    first = clause.partition(" ")[0]
-    return clause[:1].lower() + clause[1:] if first.lower() in STOP_WORDS | {"each", "if", "from", "after"} else clause

@@ -130,7 +130,7 @@ def test_bad_lines_are_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
         (8, "not a whole JSON object"),
     ]
     assert found.describe().startswith(
-        f"1 problems from {file}; left out: 3 unusable (not a whole JSON object; first in row 3)"
+        f"1 problem from {file}; left out: 3 unusable (not a whole JSON object; first in row 3)"
     )
 
 

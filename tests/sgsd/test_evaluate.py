@@ -79,6 +79,7 @@ def test_evaluation_counts_what_was_drawn(tiny: Any) -> None:
         ("1", "1", "7", None),
         (9, 12, 9, 4),
         (False, False, False, True),
+        ("", "", "", r"no \boxed{} answer"),
     )
     assert got.summary()["ci"] == [0.25, 0.5]
     assert "records" not in got.summary()

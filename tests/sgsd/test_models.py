@@ -43,6 +43,43 @@ def test_dtype_and_attention_are_the_configurations(tiny_folder: Path) -> None:
     assert model.config._attn_implementation == "eager"
 
 
+def test_training_all_weights_takes_float32_masters(tiny_folder: Path) -> None:
+    """At the published rate an update is lost in a half-precision weight."""
+    assert torch.tensor(0.02, dtype=torch.bfloat16) - 5e-6 == torch.tensor(0.02, dtype=torch.bfloat16)
+    for dtype in ("bfloat16", "float16"):
+        model, _ = load_student(config(tiny_folder, dtype=dtype), device="cpu", training=True)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    adapted, _ = load_student(config(tiny_folder, LORA, dtype="bfloat16"), device="cpu", training=True)
+    assert {(p.dtype, p.requires_grad) for p in adapted.parameters()} == {
+        (torch.bfloat16, False),
+        (torch.float32, True),
+    }
+
+
+def test_dropout_of_the_base_is_off(tiny: Any, tmp_path: Path) -> None:
+    tiny.save(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "attention_dropout": 0.5}))
+    model, _ = load_student(config(tmp_path), device="cpu")
+    assert model.config.attention_dropout == 0.0
+    model.train()
+    torch.testing.assert_close(logits(model), logits(tiny.model()))
+    asked, _ = load_student(config(tmp_path, LoraConfig(r=4, dropout=0.25)), device="cpu")
+    rates = {module.p for module in asked.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.25}
+
+
+def test_loading_is_silent(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils.logging import is_progress_bar_enabled
+
+    before = is_progress_bar_enabled()
+    _, tokenizer = load_student(config(tiny_folder), device="cpu")
+    tokenizer.model_max_length = 4
+    assert len(tokenizer("What is 1 + 2 ?")["input_ids"]) == 6
+    assert capfd.readouterr() == ("", "")
+    assert is_progress_bar_enabled() is before
+
+
 def test_an_adapter_is_added_saved_and_loaded(tiny_folder: Path, tmp_path: Path) -> None:
     model, tokenizer = load_student(config(tiny_folder, LORA), device="cpu")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -60,7 +97,8 @@ def test_an_adapter_is_added_saved_and_loaded(tiny_folder: Path, tmp_path: Path)
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
     merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged")
-    assert merge_adapter(tmp_path / "adapter", tmp_path / "merged") == merged == tmp_path / "merged"
+    with pytest.raises(ConfigError, match="exists already"):
+        merge_adapter(tmp_path / "adapter", merged)
     with pytest.raises(ConfigError, match="holds no adapter"):
         merge_adapter(merged, tmp_path / "unused")
     whole, whole_tokenizer = load_student(config(merged), device="cpu")
@@ -115,6 +153,13 @@ def test_broken_weights_are_one_line(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no model") as caught:
         load_student(config(broken), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_broken_adapter_is_one_line(tmp_path: Path) -> None:
+    for text, message in [("{", "not readable JSON"), ("{}", "names no base model")]:
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(ModelNotFound, match=message):
+            load_student(config(tmp_path), device="cpu")
 
 
 def test_a_tokenizer_needs_a_chat_template(tiny: Any, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from transformers import TrainerCallback, TrainingArguments
 
 from sgsd.config import SamplingConfig, SGSDConfig
@@ -18,6 +20,9 @@ from skillbank.retrieve import Retriever
 from skillbank.store import Bank
 
 PAIRS = 4
+
+# Trainer.train collects garbage, half a second over all that torch and its kin have loaded by now: leave that alone.
+gc.freeze()
 
 
 def problems(count: int = 8) -> list[Problem]:
@@ -30,7 +35,9 @@ def mined(i: int) -> MinedPair:
     def evidence(outcome: Outcome) -> tuple[Evidence, ...]:
         quote = f"{i} + {i}"
         return (
-            Evidence(rollout_id=f"{i}{outcome}", problem_id=f"m{i}", outcome=outcome, quote=quote, span=(0, len(quote))),
+            Evidence(
+                rollout_id=f"{i}{outcome}", problem_id=f"m{i}", outcome=outcome, quote=quote, span=(0, len(quote))
+            ),
         )
 
     words = " + ".join(str((3 * i + j) % 20) for j in range(i + 2))
@@ -87,16 +94,14 @@ class Pairs(Retriever):
         return found
 
 
-class LengthVerifier:
-    """Outcomes by the number of words of a completion: (words + shift) modulo 3 is 0 for correct, 1 wrong, 2 neither."""
+class TextVerifier:
+    """The outcomes it is given, by a number that is made of the completion's text."""
 
-    OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unverifiable")
-
-    def __init__(self, allowed: Sequence[Outcome] = OUTCOMES) -> None:
-        self.allowed = allowed
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = outcomes or ("correct", "wrong", "correct", "wrong", "unverifiable")
 
     def verify_many(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        return [Verdict(self.allowed[len(text.split()) % len(self.allowed)]) for text in completions]
+        return [Verdict(self.outcomes[sum(map(ord, text)) % len(self.outcomes)]) for text in completions]
 
     def close(self) -> None:
         pass
@@ -191,7 +196,7 @@ def make_trainer(
         args=arguments(out, **changes),
         method=config or method(),
         bank=bank,
-        verifier=verifier or LengthVerifier(),
+        verifier=verifier or TextVerifier(),
         train_dataset=problems() if data is None else data,
         processing_class=tiny.tokenizer(),
         generator=generator or Recorded(),
@@ -199,3 +204,44 @@ def make_trainer(
         callbacks=[watch],
     )
     return trainer, watch
+
+
+def three_steps(folder: Path, kind: str, ranks: int) -> dict[str, Any]:
+    """Three steps over problems 0 to 3, 4 to 7 and 0 to 3 again: what came of them, over all ranks.
+
+    Ranks take the problems of a step by turns, and those of even number have no teachers.
+    """
+    from .conftest import Tiny
+
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    with Bank.open(folder / "bank") as bank:
+        before = bank.stats().usage
+        trainer, watch = make_trainer(
+            Tiny,
+            Pairs(bank, (0, 3, 0, 2)),
+            folder / f"{kind}-{ranks}",
+            verifier=TextVerifier("correct", "wrong"),
+            peft_config=adapter if kind == "lora" else None,
+            max_steps=3,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=4 // ranks,
+            train_sampling_strategy="sequential",
+        )
+        assert trainer.accelerator.num_processes == ranks
+        mine: list[int] = []
+        trainer.on_rollouts = lambda step, rollouts: mine.append(
+            sum(int(rollout.problem.problem_id[1:]) % 2 for rollout in rollouts)
+        )
+        trainer.train()
+        gathered = trainer.accelerator.gather(torch.tensor([mine[0]]))
+        trainer.accelerator.wait_for_everyone()
+        return {
+            "ranks": ranks,
+            "teachers": gathered.tolist(),
+            "losses": watch.losses,
+            "grad_norms": [log["grad_norm"] for log in watch.logs],
+            "helpful": [log["helpful"] for log in watch.logs],
+            "support": [log["support"] for log in watch.logs],
+            "tokens": trainer.generated_tokens,
+            "usage": bank.stats().usage - before,
+        }

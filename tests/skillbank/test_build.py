@@ -122,7 +122,12 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path: Path, file: Path) 
         ([], {}, RolloutsNotFound, "no rollout file is named"),
         ([file, tmp_path / "none"], {}, RolloutsNotFound, "no rollout file at"),
         ([one_sided], {}, RolloutsInvalid, "no pair in 3 rollouts of 3 problems, 0 of them with both"),
-        ([file], {"split": "validation"}, RolloutsInvalid, "no pair in 0 rollouts"),
+        (
+            [file],
+            {"split": "validation"},
+            RolloutsInvalid,
+            "no rollout of split 'validation', but 7 of split train, 2 of split test",
+        ),
         ([file], {"embedder": str(tmp_path / "nowhere")}, EmbedderNotFound, "nowhere"),
         ([file], {"merge_cosine": 2.0}, InvalidOption, "merge_cosine is 2.0"),
         ([file], {"miner": "oracle"}, InvalidOption, "miner is 'oracle'"),

@@ -55,7 +55,7 @@ def test_stats(folder: Path, run: Any, run_json: Any) -> None:
     assert stats["by_status"] == {"active": 18}
     assert (stats["evidence"], stats["revision"]) == (12, 1)
     _, out, _ = run("stats", "--bank", folder)
-    assert "6 skill, 6 mistake, 6 pair" in out
+    assert "6 skills, 6 mistakes, 6 pairs" in out
 
 
 def test_list(folder: Path, run: Any, run_json: Any) -> None:
@@ -63,7 +63,10 @@ def test_list(folder: Path, run: Any, run_json: Any) -> None:
     assert listed["total"] == 6
     assert [entry["id"] for entry in listed["entries"]] == [4, 7]
     _, out, _ = run("list", "--kind", "pair", "--limit", 1)
-    assert " ".join(out.split()) == "3 pair active 2 places skill 1 with mistake 2 1 of 6"
+    assert " ".join(out.split()) == (
+        "3 pair active 2 places zorp means double the first and add the seco… not zorp taken as the sum of both "
+        "1 to 1 of 6 (--limit and --offset show others)"
+    )
     assert run("list", "--status", "retired")[1] == "no entry found\n"
 
 
@@ -74,8 +77,8 @@ def test_show_prints_evidence_status_and_history(folder: Path, run: Any, run_jso
         "zorp means double the first and add the second",
         "zorp taken as the sum of both",
         "evidence: 2 places",
-        "wrong    p-zorp-wrong [4:14], problem p-zorp",
-        "“so it is 3”",
+        "wrong    “so it is 3”",
+        "rollout p-zorp-wrong, characters 4 to 14; problem p-zorp",
         "add  miner: rollouts.jsonl",
     ):
         assert expected in out
@@ -137,13 +140,17 @@ def test_edit_disable_enable_undo(folder: Path, run: Any, run_json: Any) -> None
     [
         (["show", 99], 1, "no entry 99"),
         (["disable", 1, 99], 1, "no entry 99"),
-        (["edit", 1], 1, "nothing to edit in entry 1"),
+        (["edit", 1], 2, "give a new text"),
         (["edit", 3, "--title", "x"], 1, "entry 3 is a pair"),
         (["undo", 7], 1, "no revision 7 to undo: the bank is at revision 1"),
         (["stats", "--bank", "nowhere"], 1, "no bank at nowhere: build one with"),
         (["retrieve", "x", "--bank", "nowhere"], 1, "no bank at nowhere"),
         (["list", "--kind", "lesson"], 2, "'lesson'"),
-        (["retrieve", "x", "--k", 0], 2, "'--k': Input should be greater than or equal to 1"),
+        (["retrieve", "x", "--k", 0], 2, "--k must be at least 1 (got '0')"),
+        (["show", 2**63], 2, "ID must be at most 9223372036854775807"),
+        (["search", " "], 2, "nothing to search for"),
+        (["retrieve", ""], 2, "the problem has no words"),
+        (["list", "--limit", -1], 2, "--limit must be at least 1 (got '-1')"),
         (["build"], 2, "name at least one file of past rollouts"),
         (["build", "--embedder", "./nowhere"], 1, "no embedding model at ./nowhere"),
         (["build", "--rollouts", "nowhere.jsonl"], 1, "nowhere.jsonl"),
@@ -207,5 +214,5 @@ def test_build(run: Any, run_json: Any, tmp_path: Path) -> None:
     assert "quix" in found["mistake"]["description"]
     code, out, _ = run("build", "--rollouts", tmp_path / "rollouts.jsonl", "--bank", bank)
     assert code == 0
-    assert "added       0 skill, 0 mistake, 0 pair" in out
+    assert "added       0 skills, 0 mistakes, 0 pairs" in out
     assert run_json("stats", "--bank", bank)["revision"] == 1

@@ -155,9 +155,9 @@ def test_a_step_left_out() -> None:
         "Janet eats 3 eggs for breakfast so she has 16 - 3 = <<16-3=13>>13 eggs left\nSo she makes 13 * 2 = $26\nA: 26"
     )
     pair = mine_one((EGGS_RIGHT, "correct"), (wrong, "wrong"), problem=EGGS, reference="18")
-    assert pair.skill.title == "Add: eggs are used"
+    assert pair.skill.title == "Add to find how many eggs are used"
     assert pair.skill.principle == (
-        "Add here, as in: Janet eats 3 eggs for breakfast and bakes 4 into muffins so 3 + 4 = 7 eggs are used"
+        "Add, as in: Janet eats 3 eggs for breakfast and bakes 4 into muffins so 3 + 4 = 7 eggs are used"
     )
     assert pair.skill.when_to_apply == "The problem mentions eats, eggs, breakfast."
     assert pair.mistake.description == "Janet eats 3 eggs for breakfast so she has 16 - 3 = 13 eggs left"
@@ -179,7 +179,7 @@ def test_the_reference_answer_is_not_in_the_words() -> None:
     right = EGGS_RIGHT.replace("So she makes", "Selling the eggs, she makes")
     wrong = right.replace("2 * 9 = $<<2*9=18>>18", "9 - 2 = $<<9-2=7.0>>18.00").replace("<<9-2=7.0>>", "<<9-2=5>>")
     pair = mine_one((right, "correct"), (wrong, "wrong"), problem=EGGS, reference="$18.00")
-    assert pair.skill.principle == "Multiply here, as in: Selling the eggs, she makes 2 * 9 = the result per day"
+    assert pair.skill.principle == "Multiply, as in: Selling the eggs, she makes 2 * 9 = the result per day"
     assert "18" not in pair.skill.text() + pair.mistake.text()
     assert "18" in pair.skill_evidence[0].quote  # evidence is the words as they are
 

@@ -1,0 +1,235 @@
+"""The gated objective between trainer and tensors, and the ledger between trainer and bank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sgsd.config import BankConfig, ObjectiveConfig
+from sgsd.errors import ConfigError
+from sgsd.methods import GatedObjective, MethodResult, UsageLedger, open_bank, sgsd_method
+from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
+from sgsd.score import ScoreRow, score
+from sgsd.teachers import Example
+from skillbank.records import Mistake
+from skillbank.store import Bank
+
+from .training import Pairs, make_bank, make_trainer, method, mined, problems
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[Bank]:
+    with Bank.open(make_bank(tmp_path / "bank")) as bank:
+        yield bank
+
+
+def example(
+    ids: Sequence[int], teachers: int, outcome: Outcome = "correct", *, name: str = "p", placebo: bool = False
+) -> Example:
+    """Teacher k has prompt [3, 10 + k] and weight (k + 1) / 10; the student's prompt is [3, 4]."""
+    completion = Completion(tuple(ids), "", truncated=False)
+    rollout = Rollout(Problem(name, "?", "1"), (3, 4), completion, Verdict(outcome))
+    labels = [{"skill_id": 2 * k + 1, "mistake_id": 2 * k + 2, "pair_id": None, "revision": 4} for k in range(teachers)]
+    prompts = tuple(TeacherPrompt((3, 10 + k), (k + 1) / 10, label) for k, label in enumerate(labels))
+    return Example(rollout, prompts, TeacherPrompt((3, 9), 0.0) if placebo else None)
+
+
+def objective(tiny: Any, budget: int = 1000, **settings: Any) -> GatedObjective:
+    return GatedObjective(ObjectiveConfig.model_validate(settings), tiny.tokenizer(), token_budget=budget)
+
+
+def window(placebo: bool = False) -> list[Example]:
+    return [
+        example([7, 8, 9, 2], 2, placebo=placebo),
+        example([6], 1, "wrong", placebo=placebo),
+        example([7, 7], 3, "unverifiable", placebo=placebo),
+        example([8, 9], 0, placebo=placebo),
+        example([], 2, "wrong", placebo=placebo),
+        example([9, 8, 7, 6, 5], 3, "wrong", placebo=placebo),
+    ]
+
+
+@pytest.mark.parametrize("budget", [1000, 12])
+@pytest.mark.parametrize("placebo", [False, True])
+def test_scores_belong_to_their_examples(tiny: Any, budget: int, placebo: bool) -> None:
+    model = tiny.model().double()
+    baseline = "placebo" if placebo else "none"
+    scored = objective(tiny, budget, support_baseline=baseline).score_teachers(model, window(placebo))
+    assert [e.scores.logp_KT is not None for e in scored] == [True, True, False, False, True, True]
+    for found, given in zip(scored, window(placebo), strict=True):
+        assert found.rollout == given.rollout
+        if found.scores.logp_KT is None:
+            continue
+        ids = found.rollout.completion.token_ids
+        assert found.scores.logp_KT.shape == (len(found.teachers), len(ids))
+        for logp_T, teacher in zip(found.scores.logp_KT, found.teachers, strict=True):
+            torch.testing.assert_close(logp_T, score(model, [ScoreRow(teacher.prompt_ids, ids)])[0], rtol=0, atol=1e-6)
+        if placebo:
+            assert found.scores.placebo_T is not None
+            expected = score(model, [ScoreRow((3, 9), ids)])[0]
+            torch.testing.assert_close(found.scores.placebo_T, expected, rtol=0, atol=1e-6)
+
+
+def test_a_local_support_ends_with_the_sampled_token(tiny: Any) -> None:
+    # the completion without a token comes first: what it is stacked into must hold ids all the same
+    given = [example([], 1, "wrong"), *window()]
+    scored = objective(tiny, support_top_k=4).score_teachers(tiny.model().double(), given)
+    for found in scored:
+        ids_KTS, logits_KTS = found.scores.support_ids_KTS, found.scores.support_logits_KTS
+        if not found.teaches:
+            assert ids_KTS is None
+            continue
+        assert ids_KTS is not None
+        assert logits_KTS is not None
+        assert ids_KTS.shape == logits_KTS.shape == (len(found.teachers), len(found), 5)
+        assert ids_KTS.dtype == torch.int64
+        for sampled in ids_KTS[:, :, -1].tolist():
+            assert sampled == list(found.rollout.completion.token_ids)
+        assert all(len(set(top)) == 4 for teacher in ids_KTS[:, :, :4].tolist() for top in teacher)
+
+
+@pytest.mark.parametrize("settings", [{}, {"support_baseline": "placebo"}, {"support_top_k": 3}])
+def test_a_loss_is_the_sum_of_its_parts(tiny: Any, settings: dict[str, Any]) -> None:
+    model = tiny.model().double()
+    gated = objective(tiny, **settings)
+    scored = gated.score_teachers(model, window(placebo="support_baseline" in settings))
+    whole = gated.loss(model, scored, num_examples=6)
+    parts = [gated.loss(model, [one], num_examples=6) for one in scored]
+    assert abs(whole.loss.item()) > 1e-3
+    assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item(), rel=1e-9)
+    for key, value in whole.sums.items():
+        assert sum(part.sums[key] for part in parts) == pytest.approx(value, rel=1e-6), key
+    assert whole.sums["judged"] == 2 + 1 + 2 + 3
+    assert whole.sums["teacher_tokens"] == 2 * 3 + 1 * 1 + 3 * 5  # end tokens do not count
+    assert parts[2].loss.requires_grad
+    assert parts[2].loss.item() == 0.0
+    assert parts[3].judged[0].teachers == ()
+
+
+def test_weights_are_exact_in_float64(tiny: Any) -> None:
+    """0.1 and 0.2 are not rounded to float32 on their way into the loss."""
+    model = tiny.model().double()
+    gated = objective(tiny, polarity="off", gate="quadratic")
+    result = gated.loss(model, gated.score_teachers(model, [example([7], 2)]), num_examples=1)
+    student = score(model, [ScoreRow((3, 4), (7,))]).item()
+    deltas = [score(model, [ScoreRow((3, 10 + k), (7,))]).item() - student for k in range(2)]
+    expected = 0.1 * deltas[0] ** 2 / 4 + 0.2 * deltas[1] ** 2 / 4
+    assert result.loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+# ---- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def judged(tiny: Any, *examples: Example) -> tuple[MethodResult, torch.nn.Module]:
+    model = tiny.model().double()
+    gated = objective(tiny)
+    return gated.loss(model, gated.score_teachers(model, examples), num_examples=len(examples)), model
+
+
+def ledger_rows(bank: Bank) -> list[dict[str, Any]]:
+    return [dict(row) for row in bank.db.rows("SELECT * FROM usage ORDER BY rowid")]
+
+
+def test_one_row_a_teacher_with_its_polarity(tiny: Any, bank: Bank) -> None:
+    ids = [7, 8, 9, 2]
+    result, model = judged(
+        tiny, example(ids, 3, name="right"), example(ids, 3, "wrong", name="wrong"), example(ids, 3, "unverifiable")
+    )
+    ledger = UsageLedger(bank, "run-1")
+    ledger.record(5, result)
+    assert ledger_rows(bank) == []  # until the checkpoint that covers them
+    ledger.flush()
+    rows = ledger_rows(bank)
+    assert len(rows) == 6  # unverifiable rollouts judge nobody
+    student = score(model, [ScoreRow((3, 4), ids[:3])])[0]
+    for number, row in enumerate(rows):
+        k, outcome = number % 3, ("correct", "wrong")[number // 3]
+        delta = (score(model, [ScoreRow((3, 10 + k), ids[:3])])[0] - student).clamp(-3, 3)
+        support = delta.mean().item()
+        sign = 0 if abs(support) <= 0.05 else int(math.copysign(1, support))
+        expected = {
+            "run": "run-1",
+            "step": 5,
+            "problem_id": ("right", "wrong")[number // 3],
+            "outcome": outcome,
+            "skill_id": 2 * k + 1,
+            "mistake_id": 2 * k + 2,
+            "pair_id": None,
+            "revision": 4,
+            "placebo": 0,
+            "polarity": sign if outcome == "correct" else -sign,
+        }
+        assert {key: row[key] for key in expected} == expected
+        assert row["support"] == pytest.approx(support, rel=1e-6)
+        assert row["weight"] == pytest.approx((k + 1) / 10)
+        assert 0 < row["gate_mass"] < 0.4
+    assert {row["polarity"] for row in rows} >= {-1, 1}
+    ledger.flush()
+    assert len(ledger_rows(bank)) == 6
+
+
+def test_a_bank_for_reading_only_is_told_and_left_alone(tiny: Any, tmp_path: Path) -> None:
+    folder = make_bank(tmp_path / "bank")
+    with Bank.open(folder, readonly=True) as bank:
+        with pytest.warns(UserWarning, match="cannot be written to: it will not learn"):
+            ledger = UsageLedger(bank, "run")
+        ledger.record(1, judged(tiny, example([7, 8], 2))[0])
+        ledger.flush()
+        assert ledger_rows(bank) == []
+
+
+def test_a_run_goes_on_with_its_own_bank_only(bank: Bank, tmp_path: Path) -> None:
+    bank.add_mined([mined(8)], actor="someone")
+    state = UsageLedger(bank, "run").state()
+    assert state == {"bank_id": bank.meta("bank_id"), "bank_revision": 2}
+    UsageLedger(bank, "run").resume(state)
+    with (
+        Bank.open(make_bank(tmp_path / "rebuilt")) as other,
+        pytest.raises(ConfigError, match="rebuilt is not the bank"),
+    ):
+        UsageLedger(other, "run").resume(state)
+    with pytest.raises(ConfigError, match=r"at revision 2, the checkpoint was trained at 7: give the newer copy"):
+        UsageLedger(bank, "run").resume(state | {"bank_revision": 7})
+    with bank.change(actor="me", reason="clumsy") as change:
+        change.edit(2, Mistake(description="a better word", how_to_avoid="step by step"))
+    with pytest.warns(UserWarning, match="from revision 2 to 3 since the checkpoint"):
+        UsageLedger(bank, "run").resume(state)
+
+
+def test_the_trainer_writes_its_rows_with_the_checkpoints(tiny: Any, bank: Bank, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(tiny, Pairs(bank), tmp_path / "run-7", max_steps=5, save_strategy="steps", save_steps=2)
+    trainer.args.save_steps = 2
+    counts: list[int] = []
+    trainer.on_rollouts = lambda step, rollouts: counts.append(len(ledger_rows(bank)))
+    trainer.train()
+    rows = ledger_rows(bank)
+    at = [sum(row["step"] <= step for row in rows) for step in range(6)]
+    assert counts == [0, 0, at[2], at[2], at[4]]
+    assert at[5] == len(rows) > at[4] > at[2] > 0
+    assert {row["run"] for row in rows} == {"run-7"}
+    assert {row["revision"] for row in rows} == {1}
+
+
+# ---- the bank behind it ----------------------------------------------------------------------------------------------
+
+
+def test_open_bank_hands_the_configuration_on(tmp_path: Path) -> None:
+    config = BankConfig(mode="random", k=3, temperature=0.5, leave_one_problem_out=False)
+    retriever = open_bank(make_bank(tmp_path / "bank"), config, seed=11)
+    found = (retriever.mode, retriever.k, retriever.temperature, retriever.leave_one_problem_out, retriever.seed)
+    assert found == ("random", 3, 0.5, False, 11)
+    retriever.bank.close()
+
+
+def test_sgsd_asks_for_placebos_when_the_baseline_does(tiny: Any, bank: Bank) -> None:
+    for baseline, wanted in (("none", False), ("pool", False), ("placebo", True)):
+        config = method(objective={"support_baseline": baseline}, teacher={"token_budget": 99})
+        made = sgsd_method(config, Pairs(bank), tiny.tokenizer(), run="r")
+        assert (made.pool(problems(1)).placebos[0] is not None) == wanted
+        assert isinstance(made.objective, GatedObjective)
+        assert made.objective.token_budget == 99
