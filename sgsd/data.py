@@ -6,7 +6,7 @@ r"""Data sets of problems, whatever their schema, as `Problem`s. The only room t
 
 Files are JSONL or parquet; other names are data sets of the Hugging Face hub (`name` or `name:configuration`).
 Boilerplate that tells the model how to answer is stripped: it contradicts our own prompt and pollutes retrieval
-(METHOD.md, pitfall 9). Everything left out is counted in the `ProblemSet`.
+(docs/method.md, pitfall 9). Everything left out is counted in the `ProblemSet`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The logits of a sequence, [N, V], are the largest tensor of a training step and nothing needs all of them at once. Here
 they are made in chunks of tokens, and made again in the backward pass, so that what lives is one chunk of [c, V]. The
 log-softmax is in float32 whatever the model's dtype (float64 stays float64): in bfloat16 its mean error is half of the
-polarity threshold (METHOD.md, pitfall 3). Half-precision operands are multiplied into float32 as well.
+polarity threshold (docs/method.md, pitfall 3). Half-precision operands are multiplied into float32 as well.
 
 `_N` tokens, `_H` hidden, `_V` vocabulary, `_S` tokens of a local support, `_c` tokens of one chunk.
 """

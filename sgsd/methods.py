@@ -1,7 +1,7 @@
 """A method is a pool of teachers and an objective. Here: SGSD.
 
-The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch, and
-hands what came of it to the `ledger`, which is how usage gets from the trainer back to the bank.
+The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch.
+What came of it goes to the `ledger`, and so back to the bank.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sgsd_method(config: SGSDConfig, retriever: Retriever, tokenizer: PreTrainedT
 
 
 class GatedObjective:
-    """METHOD.md, steps 5 to 8: K teacher forwards without gradient, one student pass with it."""
+    """docs/method.md, steps 5 to 8: K teacher forwards without gradient, one student pass with it."""
 
     def __init__(self, config: ObjectiveConfig, tokenizer: PreTrainedTokenizerBase, *, token_budget: int) -> None:
         self.settings = GatedSettings(
@@ -183,10 +183,9 @@ class GatedObjective:
         ids_BKTS = _padded([s.support_ids_KTS for s in scores if s.support_ids_KTS is not None])
         teacher_BKTS = _padded([s.support_logits_KTS for s in scores if s.support_logits_KTS is not None])
         B, K, T, S = ids_BKTS.shape
-        # The student is asked for all teachers' tokens at once: [B, T, K S].
-        flat_BTS = ids_BKTS.permute(0, 2, 1, 3).reshape(B, T, K * S)
-        student_BTS = score_support(model, judged.rows, flat_BTS, grad=True)
-        student_BKTS = student_BTS.reshape(B, T, K, S).permute(0, 2, 1, 3)
+        # One pass for the tokens of all teachers: [B, T, K S].
+        student_BTS = score_support(model, judged.rows, ids_BKTS.transpose(1, 2).reshape(B, T, K * S), grad=True)
+        student_BKTS = student_BTS.reshape(B, T, K, S).transpose(1, 2)
         return gated_local_loss(
             student_BKTS,
             teacher_BKTS.to(student_BKTS),
@@ -257,21 +256,18 @@ class UsageLedger:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's `state`. A run follows its bank as that is curated, so a newer revision is a
-        warning; an older one, or another bank, is a stale file: ConfigError (METHOD.md, pitfall 7)."""
-        then, now = state["bank_revision"], self.bank.revision
+        warning; an older one, or another bank, is a stale file: ConfigError (docs/method.md, pitfall 7)."""
+        path, then, now = self.bank.path, state["bank_revision"], self.bank.revision
         if self.bank.meta("bank_id") != state["bank_id"]:
-            raise ConfigError(
-                f"{self.bank.path} is not the bank that the checkpoint was trained with: give that, or start a new run"
-            )
+            raise ConfigError(f"{path} is not the bank that the checkpoint was trained with: give that, or run anew")
         if now < then:
             raise ConfigError(
-                f"{self.bank.path} is at revision {now}, the checkpoint was trained at {then}: give the newer copy of "
-                "the bank, or start a new run"
+                f"{path} is at revision {now}, the checkpoint was trained at {then}: give the newer copy, or run anew"
             )
         if now > then:
             warnings.warn(
-                f"{self.bank.path} went from revision {then} to {now} since the checkpoint: the run goes on with the "
-                "bank as it is now, not as it would have gone on",
+                f"{path} went from revision {then} to {now} since the checkpoint: the run goes on with it as "
+                "it is now, and so differently",
                 stacklevel=2,
             )
 

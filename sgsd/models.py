@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,8 @@ def merge_adapter(folder: Path, out: Path) -> Path:
     stored = AutoConfig.from_pretrained(base).dtype or torch.float32
     with _no_bar_over_weights(), tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as half:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        with quiet_peft():
+            merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         made = Path(half) / out.name
         merged.to(stored).save_pretrained(made)
         load_tokenizer(str(folder) if (folder / "tokenizer_config.json").is_file() else base).save_pretrained(made)
@@ -155,6 +157,14 @@ def _without_dropout(settings: PretrainedConfig) -> None:
 
 
 @contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT asks the model for `is_gradient_checkpointing`, which transformers 5.23 renamed and warns about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+@contextmanager
 def _no_bar_over_weights() -> Iterator[None]:
     """Without the bar that transformers draws over the tensors it reads or writes, on a terminal or not.
 
@@ -197,7 +207,8 @@ def _load_adapter(model: Any, path: str, adapter: dict[str, Any], wanted: LoraCo
         raise ConfigError(
             f"model.lora.r = {wanted.r}, but the adapter at {path} has r = {adapter.get('r')}: make them equal"
         )
-    return PeftModel.from_pretrained(model, path, is_trainable=wanted is not None)
+    with quiet_peft():
+        return PeftModel.from_pretrained(model, path, is_trainable=wanted is not None)
 
 
 def _add_adapter(model: Any, lora: LoraConfig) -> Any:
@@ -211,7 +222,8 @@ def _add_adapter(model: Any, lora: LoraConfig) -> Any:
         target_modules=list(lora.target_modules),
     )
     try:
-        return peft.get_peft_model(model, settings)
+        with quiet_peft():
+            return peft.get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(f"model.lora: {_first_line(error)}") from error
 

@@ -1,7 +1,7 @@
 """Every prompt string of training and evaluation, once.
 
-A *plain* prompt holds the problem and the instruction. A *guided* prompt puts skill-mistake pairs before the problem, as
-soft guidance. Both are chat messages for the tokenizer's own template and end in the same assistant header, so that
+A *plain* prompt holds the problem and the instruction. A *guided* prompt puts skill-mistake pairs before the problem,
+as soft guidance. Both are chat messages for the tokenizer's own template and end in the same assistant header, so that
 the first completion token is scored in the same state by the student and by its teachers.
 """
 
@@ -54,7 +54,7 @@ class _Neutral(NamedTuple):
 
 
 NEUTRAL = Guidance(_Neutral(), _Neutral())
-"""The placebo: a lesson of the same shape that says nothing about any problem (METHOD.md, support baseline)."""
+"""The placebo: a lesson of the same shape that says nothing about any problem (docs/method.md, support baseline)."""
 
 
 def skill_text(skill: Skillful) -> str:

@@ -33,7 +33,7 @@ class Drawn:
 
     rollouts: tuple[Rollout, ...]
     too_long: int
-    """Problems left out, their prompt being over the limit (METHOD.md, pitfall 15)."""
+    """Problems left out, their prompt being over the limit (docs/method.md, pitfall 15)."""
 
 
 def draw_rollouts(

@@ -157,6 +157,10 @@ def _trainer(config: RunConfig, problems: Sequence[Problem], retriever: Retrieve
     out = Path(config.output_dir)
     set_seed(config.seed)  # a new adapter's weights are drawn
     model, tokenizer = load_student(config.model, training=True)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"nothing to train: {config.model.name_or_path} is an adapter, set model.lora to go on with it"
+        )
     trainer = SGSDTrainer(
         model=model,
         args=training_arguments(config),

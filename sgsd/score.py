@@ -1,8 +1,8 @@
 """From token ids to per-token log-probs with a Hugging Face causal language model.
 
 Rows are laid out [prompt | completion | padding]: the first completion token is read at the last prompt token, whatever
-the lengths of the others, so batched scores are the unbatched ones (METHOD.md, pitfall 2). Position ids and attention
-mask are explicit. Log-probs are at temperature 1 and in float32 (sgsd.logits).
+the lengths of the others, so batched scores are the unbatched ones (docs/method.md, pitfall 2). Position ids and
+attention mask are explicit. Log-probs are at temperature 1 and in float32 (sgsd.logits).
 
 The model is always called through its own outermost `forward`, because DDP and FSDP do their work there; what is
 exchanged for the moment of the call is the inner causal model's `forward`, which then runs its decoder and hands the

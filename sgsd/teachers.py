@@ -84,7 +84,7 @@ class TeacherPool(Protocol):
 
 
 class SkillPairPool:
-    """One teacher a retrieved skill-mistake pair (METHOD.md, 1.3 and 1.4).
+    """One teacher a retrieved skill-mistake pair (docs/method.md, steps 3 and 4).
 
     A teacher whose prompt is too long is left out and counted; the others keep their weights, as if it had no opinion.
     """

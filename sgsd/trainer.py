@@ -99,7 +99,7 @@ class DistillationTrainer(Trainer):
         self.tally = Tally()
         self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
 
-    # The window: METHOD steps 1 to 5, the teachers' half
+    # The window: docs/method.md, steps 1 to 5, the teachers' half
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[Problem]], num_batches: int, device: torch.device
@@ -185,7 +185,7 @@ class DistillationTrainer(Trainer):
         if self.args.should_save and self.student.generation_config is not None:
             # An adapter is saved without them; the length it was trained at is what evaluation takes as its default.
             settings = copy.deepcopy(self.student.generation_config)
-            settings.max_new_tokens = self.config.rollout.max_new_tokens
+            settings.max_new_tokens, settings._from_model_config = self.config.rollout.max_new_tokens, False
             settings.save_pretrained(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -284,8 +284,8 @@ def _fitting(
 
 
 def _dropout_off(model: nn.Module) -> None:
-    """Eval mode for all but an adapter's own layers, whose dropout was asked for (METHOD.md, 1.4), and layers that
-    checkpoint their activations, which they do in training mode alone."""
+    """Eval mode for all but an adapter's own layers, whose dropout was asked for (docs/method.md, step 4), and layers
+    that checkpoint their activations, which they do in training mode alone."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():

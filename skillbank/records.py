@@ -48,7 +48,7 @@ class Skill(Record):
     when_to_apply: str = ""
 
     def text(self) -> str:
-        """The text that is embedded (METHOD: title, principle, when_to_apply)."""
+        """The text that is embedded (docs/method.md, step 3)."""
         return "\n".join(part for part in (self.title, self.principle, self.when_to_apply) if part)
 
 
@@ -60,7 +60,7 @@ class Mistake(Record):
     how_to_avoid: str = ""
 
     def text(self) -> str:
-        """The text that is embedded (METHOD: description, why_it_happens, how_to_avoid)."""
+        """The text that is embedded (docs/method.md, step 3)."""
         return "\n".join(part for part in (self.description, self.why_it_happens, self.how_to_avoid) if part)
 
 

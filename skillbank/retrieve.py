@@ -1,4 +1,4 @@
-"""Problem -> the skill-mistake pairs that guide its teachers, with weights (METHOD 1.3).
+"""Problem -> the skill-mistake pairs that guide its teachers, with weights (docs/method.md, step 3).
 
 The K nearest skills and the K nearest mistakes are paired by rank. Never returned: entries that `store.py` does not
 call retrievable, a skill and mistake joined by a pair entry that is not active (the skill then takes the next mistake),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class UsageRow(Record):
-    """One teacher on one rollout (METHOD 1.5-1.7)."""
+    """One teacher on one rollout (docs/method.md, steps 5 to 7)."""
 
     run: str
     step: int

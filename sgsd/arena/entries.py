@@ -21,8 +21,8 @@ STRANGERS = ("frob", "grix", "vemp", "josk", "yulb", "hinz")
 def plant(bank_dir: str | Path, *, misleading: float = 0.0, irrelevant: float = 0.0, seed: int = 0) -> int:
     """Add pairs until a share `misleading` of the entries is false and `irrelevant` is about nothing.
 
-    A misleading pair teaches a wrong rule (the popular one first) and calls the true one the mistake. Returns the number
-    of pairs added; their origins are `misleading` and `irrelevant`.
+    A misleading pair teaches a wrong rule (the popular one first) and calls the true one the mistake. Returns the
+    number of pairs added; their origins are `misleading` and `irrelevant`.
     """
     if misleading < 0 or irrelevant < 0 or misleading + irrelevant >= 1:
         raise ValueError(

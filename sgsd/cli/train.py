@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgsd.cli.common import check_folder, counted, emit, offline_without_network, waiting
+from sgsd.cli.common import check_folder, counted, emit, note, offline_without_network, waiting
 
 if TYPE_CHECKING:
     from sgsd.run import RunResult
@@ -40,7 +40,12 @@ def train_command(
     with waiting("loading"):
         from sgsd.run import train_run
 
-    result = train_run(settings, problems, held_out, resume=resume, merge=merge)
+    try:
+        result = train_run(settings, problems, held_out, resume=resume, merge=merge)
+    except KeyboardInterrupt:
+        if any(Path(settings.output_dir).glob("checkpoint-*")):
+            note(f"{settings.output_dir} holds the run so far: the same command with --resume goes on from there")
+        raise
     emit(_payload(result), as_json, lambda: _print(result))
 
 

@@ -1,6 +1,6 @@
 """The gated objective of SGSD: teachers vote on the student's own tokens, the verifier says whose vote counts and how.
 
-METHOD.md section 1, steps 6-8. Pure functions of tensors. `_B` examples, `_K` teachers, `_T` completion tokens, `_S`
+docs/method.md, steps 6-8. Pure functions of tensors. `_B` examples, `_K` teachers, `_T` completion tokens, `_S`
 tokens of a local support. A teacher with weight 0 does not exist: rows with fewer than K teachers are filled up so.
 
     s_k   = mean over tokens of clip(delta_kt - b_t, -c, c)                  support of teacher k (b = 0: the paper)
@@ -25,7 +25,7 @@ from torch.nn.functional import softplus
 
 @dataclass(frozen=True)
 class GatedSettings:
-    """Defaults are the paper's; the last three fields hold the ablations of METHOD.md."""
+    """Defaults are the paper's; the last three fields hold the ablations of docs/method.md."""
 
     tau: float = 1.0
     """Temperature of the gate: disagreement teaches most at |delta| = 1.216 sqrt(tau) nats."""
@@ -136,7 +136,7 @@ def gated_loss(
     num_examples: int,
     placebo_logp_BT: Tensor | None = None,
 ) -> GatedResult:
-    """Steps 5-7 of METHOD.md on the log-probs of the sampled tokens; only `student_logp_BT` carries gradient.
+    """Steps 5-7 of docs/method.md on the log-probs of the sampled tokens; only `student_logp_BT` carries gradient.
 
     `mask_BT` is true on tokens that count; values elsewhere are never read. `outcome_B` is in {+1, -1, 0}.
     `num_examples` is N: all examples of the optimiser step, so that any split into micro-batches adds up to one loss.
@@ -174,7 +174,7 @@ def gated_local_loss(
     *,
     num_examples: int,
 ) -> GatedResult:
-    """Step 8 of METHOD.md: both sides renormalised on S = top-n(teacher) + the sampled token, which is S's last entry.
+    """Step 8 of docs/method.md: both sides renormalised on S = top-n(teacher) + the sampled token, the last entry of S.
 
     Polarity takes the sampled token's local log-probs, the gate takes KL_S(teacher || student) >= 0 in place of delta.
     Logits or log-probs serve alike, for the renormalisation takes any constant away. `support_mask_BKTS` is what

@@ -6,7 +6,7 @@
     module:function   your own
 
 Unverifiable is what the verifier could not decide: a time-out, a crash, a reference that cannot be read. It never means
-that the student failed (METHOD.md, pitfall 4). Light to import: torch is not needed to verify.
+that the student failed (docs/method.md, pitfall 4). Light to import: torch is not needed to verify.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def load_verifier(config: VerifierConfig) -> Verifier:
 
 
 def apply_truncation(verdict: Verdict, truncated: bool, policy: TruncationPolicy) -> Verdict:
-    """What a verdict is worth when the completion was cut off at the length limit (METHOD.md, 1.2)."""
+    """What a verdict is worth when the completion was cut off at the length limit (docs/method.md, step 2)."""
     if not truncated or policy == "grade":
         return verdict
     outcome: Literal["wrong", "unverifiable"] = "wrong" if policy == "wrong" else "unverifiable"

@@ -1,6 +1,6 @@
 """Reading the final answer out of a completion. Text in, text out; no judgement.
 
-The *last* complete box after the thinking block counts (METHOD.md, pitfall 5): earlier boxes are drafts, and
+The *last* complete box after the thinking block counts (docs/method.md, pitfall 5): earlier boxes are drafts, and
 what stands inside the thinking block is not an answer yet.
 """
 

@@ -54,7 +54,7 @@ def verdict_of(function: Callable[[str, Problem], Any], name: str, completion: s
     """Call the user's function once. Raises VerifierError when it returns what is no verdict."""
     try:
         said = function(completion, problem)
-    except Exception as error:  # noqa: BLE001 - METHOD.md, pitfall 4: a crash is not a failure of the student
+    except Exception as error:  # noqa: BLE001 - docs/method.md, pitfall 4: a crash is not a failure of the student
         return Verdict("unverifiable", None, f"{name} raised {type(error).__name__}: {str(error)[:120]}")
     if isinstance(said, Verdict):
         return said

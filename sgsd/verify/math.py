@@ -1,8 +1,9 @@
 r"""`math`: is the last `\boxed{}` of the final answer equal to the reference, as mathematics?
 
 The box is found here; math-verify compares, in a worker process under a time limit. It is given the whole content of
-the box inside a box, never bare LaTeX: bare, its number pattern reads `10\sqrt{2}` as 10 and `2^{10}` as 2 (METHOD.md,
-pitfall 5). Most answers of competition problems are plain integers; those are compared at once, with the same verdict.
+the box inside a box, never bare LaTeX: bare, its number pattern reads `10\sqrt{2}` as 10 and `2^{10}` as 2
+(docs/method.md, pitfall 5). Most answers of competition problems are plain integers; those are compared at once, with
+the same verdict.
 """
 
 from __future__ import annotations

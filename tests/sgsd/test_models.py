@@ -14,7 +14,6 @@ from sgsd.config import LoraConfig, ModelConfig
 from sgsd.errors import ConfigError, ModelNotFound
 from sgsd.models import load_student, load_tokenizer, merge_adapter, resolve_model_path
 
-pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
 LORA = LoraConfig(r=4, alpha=8)
 IDS = torch.tensor([[3, 14, 15, 16]])
 

@@ -163,7 +163,7 @@ def test_a_student_is_saved_as_any_model_is(folders: Folders, tiny_folder: Path)
     assert AutoTokenizer.from_pretrained(result.student).chat_template
     assert not torch.equal(model.lm_head.weight, AutoModelForCausalLM.from_pretrained(tiny_folder).lm_head.weight)
     assert_same({name: p.detach() for name, p in model.named_parameters()}, weights(config))
-    assert GenerationConfig.from_pretrained(result.student).max_new_tokens == 8
+    assert model.generation_config.max_new_tokens == 8
     assert model.config.use_cache
     assert result.merged == result.student  # it is one model already
     assert result.curve == ()
@@ -184,6 +184,8 @@ def test_an_adapter_and_its_merged_model_agree(folders: Folders) -> None:
         torch.testing.assert_close(merged(ids).logits, expected, rtol=0, atol=1e-5)
         again, _ = load_student(ModelConfig(name_or_path=str(result.student), dtype="float32"), device="cpu")
         torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"nothing to train: .* is an adapter, set model.lora"):
+        run(folders.config("more", model={"name_or_path": str(result.student)}))
     for folder in (result.student, result.merged):
         assert GenerationConfig.from_pretrained(folder).max_new_tokens == 8
     assert AutoTokenizer.from_pretrained(result.merged).chat_template

@@ -73,7 +73,7 @@ def of_tokens(logp_TV: Tensor, rollout: Rollout) -> Tensor:
 
 
 class Restated:
-    """METHOD.md section 1, steps 5 to 8, example by example and teacher by teacher."""
+    """docs/method.md, steps 5 to 8, example by example and teacher by teacher."""
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, pairs: Pairs, *, teacher: nn.Module | None = None, **objective: Any

@@ -1,4 +1,4 @@
-"""Verdicts: METHOD.md, pitfalls 4 and 5, and every way in which a verifier can fail without flipping an outcome."""
+"""Verdicts: pitfalls 4 and 5 of docs/method.md, and the ways a verifier can fail without flipping an outcome."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def math() -> Iterator[Verifier]:
 @pytest.mark.parametrize(
     ("answer", "reference", "outcome"),
     [
-        # METHOD.md, pitfall 5
+        # docs/method.md, pitfall 5
         (r"10\sqrt{2}", "10", "wrong"),
         (r"2^{10}", "2", "wrong"),
         (r"2^{10}", "1024", "correct"),

@@ -35,7 +35,7 @@ def retriever(adopted: Bank, embedder: Embedder) -> Retriever:
 
 
 def test_pairs_by_rank_with_softmax_weights(retriever: Retriever, adopted: Bank, embedder: Embedder) -> None:
-    """Against the formula of METHOD 1.3, restated in float64 over all entries."""
+    """Against the formula of docs/method.md, step 3, restated in float64 over all entries."""
     retriever.temperature = 0.5
     problems = [PROBLEM, "3 blen 4 quix 5", "drell"]
     for problem, pairs in zip(problems, retriever.retrieve(problems), strict=True):
