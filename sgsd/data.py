@@ -197,8 +197,11 @@ def _rows(name: str, split: str | None) -> Iterable[tuple[int, Mapping[str, Any]
 
 
 def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError as error:
+        raise DataInvalid(f"{path} cannot be read ({error.strerror}): check its permissions") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:

@@ -105,7 +105,10 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(f"no tokenizer of {path}: {_first_line(error)}") from error
+        reason = _first_line(error).rstrip(".")
+        raise ModelNotFound(
+            f"no tokenizer of {path}: {reason}; give the folder of a model, its name on the hub, or `arena`"
+        ) from error
     if tokenizer.chat_template is None:
         raise ConfigError(f"the tokenizer of {path} has no chat template: take an instruction-tuned model, or add one")
     if tokenizer.pad_token is None:

@@ -28,7 +28,7 @@ from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate import Generator
 from sgsd.generate.transformers import TransformersGenerator
 from sgsd.methods import Method, Retriever, open_bank, sgsd_method
-from sgsd.models import default_dtype, load_student
+from sgsd.models import default_dtype, load_student, quiet_peft
 from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
 from sgsd.records import Problem, Rollout
@@ -238,7 +238,8 @@ class SGSDTrainer(DistillationTrainer):
         **kwargs: Any,
     ) -> None:
         if isinstance(model, str):
-            model, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
+            settings = ModelConfig(name_or_path=model, dtype=default_dtype())
+            model, tokenizer = load_student(settings, training=peft_config is None)
             processing_class = processing_class or tokenizer
         if processing_class is None:
             raise ConfigError("processing_class is None: a model that is given as an object needs its tokenizer")
@@ -246,7 +247,8 @@ class SGSDTrainer(DistillationTrainer):
             from peft import get_peft_model
 
             set_seed(args.seed)  # its weights are drawn
-            model = cast(PreTrainedModel, get_peft_model(cast(PreTrainedModel, model), peft_config))
+            with quiet_peft():
+                model = cast(PreTrainedModel, get_peft_model(cast(PreTrainedModel, model), peft_config))
         check_scoring(cast(PreTrainedModel, model))
         if verifier is None or isinstance(verifier, str):
             verifier = load_verifier(method.verifier.model_copy(update={"name": verifier or method.verifier.name}))

@@ -84,6 +84,8 @@ def build_lexical_embedder(folder: str | Path, texts: Iterable[str], *, dim: int
     model = SentenceTransformer(modules=[static], device="cpu")
     folder.mkdir(parents=True, exist_ok=True)
     model.save(str(folder), create_model_card=False)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors keeps others out, who may read the rest of the bank
     marker = {"kind": "hashed words and character n-grams", "dim": dim, "words": len(words), "pieces": len(pieces)}
     (folder / MARKER_FILE).write_text(json.dumps(marker) + "\n", encoding="utf-8")
 

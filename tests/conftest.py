@@ -8,6 +8,8 @@ from pathlib import Path
 # One thread a process: two processes of two threads on two cores are many times slower than two of one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Output is as wide as it likes, in whatever window the tests are started and in xdist's workers, which are given one.
+os.environ.pop("COLUMNS", None)
 # No test may fetch a model: what it needs is in the repository or is built on the spot.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -23,11 +23,8 @@ def probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: 
         rng = random.Random(0)
         chains = [draw_chain(rng, length, "validation") for _ in range(problems)]
         lessons = [all_right_lessons(chain, rng) for chain in chains]
-        shares = [
-            accuracy(generator, chains, given, temperature)
-            for given in ([[] for _ in chains], lessons)
-            for temperature in (0.0, 1.0)
-        ]
+        none: list[list[Guidance]] = [[] for _ in chains]
+        shares = [accuracy(generator, chains, given, heat) for given in (none, lessons) for heat in (0.0, 1.0)]
         yield "{}: plain greedy {:.3f}, sampled {:.3f}; all right lessons greedy {:.3f}, sampled {:.3f}".format(
             level, *shares
         )

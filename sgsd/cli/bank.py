@@ -145,7 +145,8 @@ def search(
 
         if kind == "pair":
             raise typer.BadParameter("pairs have no vectors: choose skill or mistake", param_hint="--kind")
-        with Bank.open(bank) as opened:
+        # An index that is out of date is written anew, where one may write.
+        with Bank.open(bank, readonly=bank.is_dir() and not os.access(bank, os.W_OK)) as opened:
             found = nearest_entries(opened, bank_embedder(opened), text, kind=kind, limit=limit)
         near = {"entries": [{**entry.model_dump(mode="json"), "cosine": cosine} for entry, cosine in found]}
         emit(near, json, lambda: bank_text.nearest(found))

@@ -201,7 +201,7 @@ def retrieved(pairs: Sequence[RetrievedPair], embedder: str | None) -> None:
     for rank, pair in enumerate(pairs, start=1):
         known = f"pair {pair.pair_id}" if pair.pair_id is not None else "no pair entry"
         typer.echo(f"{rank}. weight {pair.weight:.3f}  ({known})")
-        typer.echo(f"   skill {pair.skill_id}, cosine {pair.skill_cosine:.3f}: {one_line(pair.skill.title, 40)}")
+        typer.echo(f"   skill {pair.skill_id}, cosine {pair.skill_cosine:.3f}: {one_line(pair.skill.title, 72)}")
         typer.echo(f"      {one_line(pair.skill.principle)}")
         typer.echo(
             f"   mistake {pair.mistake_id}, cosine {pair.mistake_cosine:.3f}: {one_line(pair.mistake.description)}"

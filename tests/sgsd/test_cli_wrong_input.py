@@ -236,6 +236,8 @@ def test_a_cut_line_is_counted_and_kept(here: Path, run: Run, tmp_path: Path) ->
     kept = [json.loads(line) for line in (tmp_path / "bank" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["line"], row["reason"]) for row in kept] == [(5, "not JSON")]
     assert kept[0]["raw"] == (here / "cut.jsonl").read_text().splitlines()[-1]
+    files = [path for path in (tmp_path / "bank").rglob("*") if path.is_file()]
+    assert [path for path in files if not path.stat().st_mode & 0o004] == []  # others may read a bank
     report = json.loads(run("bank", "build", "--rollouts", "cut.jsonl", "--bank", tmp_path / "bank", "--json")[1])
     assert report["rejected"] == {"not JSON": 1}
     assert report["added"] == {"skill": 0, "mistake": 0, "pair": 0}
