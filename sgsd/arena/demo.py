@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from sgsd.arena.entries import hit_share, plant
@@ -72,6 +73,8 @@ def run_demo(
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: name another folder with --out, or remove it")
     config = _config(level, out, seed, quick, overrides or [])
+    if config.threads:
+        torch.set_num_threads(config.threads)
     seconds: dict[str, float] = {}
     started = time.monotonic()
 

@@ -33,6 +33,7 @@ def arena_config(level: Level = "easy", *, output_dir: str = "runs/arena", seed:
     return RunConfig(
         output_dir=f"{output_dir}/run",
         seed=seed,
+        threads=1,  # the matrices are too small to share, and a second thread waits for whatever else runs
         model=ModelConfig(name_or_path="arena", dtype="float32"),
         data=DataConfig(source=f"arena:{level}"),
         bank=BankConfig(path=f"{output_dir}/bank"),

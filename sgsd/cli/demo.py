@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,5 +79,6 @@ def _print(report: DemoReport) -> None:
         f"tokens in {sum(report.seconds.values()):.0f} s; teachers: {shares}"
     )
     typer.echo(f"student: {report.student}    bank: {report.bank}")
-    typer.echo(f"next:    sgsd eval --model {report.student} --data arena:{report.level} --split test")
-    typer.echo(f"         sgsd bank list --bank {report.bank}")
+    program = "sgsd" if shutil.which("sgsd") else sys.argv[0]  # `make demo` runs it without activating .venv
+    typer.echo(f"next:    {program} eval --model {report.student} --data arena:{report.level} --split test")
+    typer.echo(f"         {program} bank list --bank {report.bank}")
