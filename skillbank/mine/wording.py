@@ -57,8 +57,12 @@ class Lesson:
 
     @property
     def skipped(self) -> bool:
-        """The two calculations have no operand in common, so the wrong one does not stand in the right one's place."""
-        return not set(self.wrong_calculation.operands) & set(self.right_calculation.operands)
+        """The wrong calculation does not stand in the right one's place, so that comparing the two would mislead: they
+        have no operand in common, or another operation on other quantities too."""
+        wrong, right = set(self.wrong_calculation.operands), set(self.right_calculation.operands)
+        if operation(self.wrong_calculation) == operation(self.right_calculation):
+            return not wrong & right
+        return not (wrong <= right or right <= wrong)
 
 
 def skill_from_calculation(lesson: Lesson) -> Skill:

@@ -161,8 +161,17 @@ def test_a_step_left_out() -> None:
     )
     assert pair.skill.when_to_apply == "The problem mentions eats, eggs, breakfast."
     assert pair.mistake.description == "Janet eats 3 eggs for breakfast so she has 16 - 3 = 13 eggs left"
-    assert pair.mistake.why_it_happens == "The attempt subtracts where right attempts add."
+    assert pair.mistake.why_it_happens == "The attempt goes on without it; right attempts add here."
     assert pair.skill_evidence[0].quote == EGGS_RIGHT.split("\n")[0]
+
+
+def test_another_operation_on_the_same_quantities() -> None:
+    problem = "In 12 years, Charmaine will be 16 years old. How many years old is she now?"
+    right = "If Charmaine will be 16 in 12 years, then she is 16 - 12 = <<16-12=4>>4 years old now\nA: 4"
+    wrong = "In 12 years, Charmaine will be 16 + 12 = <<16+12=28>>28 years old\nA: 28"
+    pair = mine_one((right, "correct"), (wrong, "wrong"), problem=problem, reference="4")
+    assert pair.mistake.why_it_happens == "The attempt adds where right attempts subtract."
+    assert pair.mistake.how_to_avoid.startswith("Instead, subtract: ")
 
 
 def test_another_way_to_the_same_place_is_no_departure() -> None:
