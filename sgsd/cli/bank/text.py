@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,11 @@ if TYPE_CHECKING:
     from skillbank.records import Entry, Kind, Pair, RetrievedPair
     from skillbank.store import Bank, BankStats
 
-OnPhase = Callable[[str, int, int | None], None]
 SHOWN_CHANGES = 20
 SHOWN_EVIDENCE = 20
 LINE = 100
 PAIRED = "  not  "
 """Between a pair's skill and its mistake."""
-
-
-def phase(name: str, done: int, total: int | None) -> str:
-    return f"{name} {done:,} of {total:,}" if total else f"{name} {done:,}" if done else name
 
 
 def one_line(text: str, width: int = LINE) -> str:

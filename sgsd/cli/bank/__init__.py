@@ -1,0 +1,8 @@
+"""`sgsd bank ...`: build a bank from past rollouts, look into it, curate it, ask it. One file a group of commands."""
+
+from __future__ import annotations
+
+from sgsd.cli.bank import build, curate, history, look, retrieve
+from sgsd.cli.bank.app import app
+
+__all__ = ["app", "build", "curate", "history", "look", "retrieve"]
