@@ -103,7 +103,7 @@ def test_bad_lines_are_kept_and_the_rest_goes_on(tmp_path: Path) -> None:
         (6, "not a rollout"),
         (7, "not UTF-8"),
         (8, "not UTF-8"),
-        (9, "not JSON"),
+        (9, "not a rollout"),  # NaN is read as null
         (10, "not JSON"),
         (11, "not a rollout"),
     ]
