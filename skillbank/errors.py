@@ -11,7 +11,10 @@
     ├── RolloutsNotFound  (FileNotFoundError)  the file of past rollouts is missing
     ├── RolloutsInvalid   (ValueError)         the file holds no usable rollout
     ├── EmbedderNotFound  (FileNotFoundError)  the embedding model cannot be loaded
-    └── ForeignFingerprint(ValueError)         the bank's vectors come from another embedder
+    ├── ForeignFingerprint(ValueError)         the bank's vectors come from another embedder
+    ├── EndpointUnavailable(ConnectionError)   no server of a language model can be reached, or it has no room
+    ├── EndpointRefuses   (PermissionError)    a server refuses every call: key, model name or address is wrong
+    └── CompletionFailed  (RuntimeError)       a server gave no usable answer to this one call
 
 Each is also the built-in that fits, so callers may catch either. Messages name the value, the bound and the fix.
 `SkillBankWarning` is for what the user should know and what stops nothing.
@@ -66,6 +69,18 @@ class BankBusy(SkillBankError, TimeoutError):
 
 
 class InvalidOption(SkillBankError, ValueError):
+    pass
+
+
+class EndpointUnavailable(SkillBankError, ConnectionError):
+    pass
+
+
+class EndpointRefuses(SkillBankError, PermissionError):
+    pass
+
+
+class CompletionFailed(SkillBankError, RuntimeError):
     pass
 
 

@@ -1,6 +1,6 @@
 """What mining asks of a language model, whatever runs it: one `Request` in, one `Reply` out.
 
-`client.py` reaches servers, `sgsd.complete` a local transformers model, `from_function` makes any function one. Left
+`client.py` reaches servers, `sgsd.complete` a local transformers model, `FromFunction` makes any function one. Left
 out: streaming, tools, several choices a call.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field
@@ -37,6 +36,10 @@ class Request(Record):
     """None leaves it to the model's own settings."""
     seed: int | None = None
 
+    def characters(self) -> int:
+        """Length of all messages: tokens are about a quarter of it."""
+        return sum(len(message.content) for message in self.messages)
+
 
 class Reply(Record):
     """What came back."""
@@ -49,10 +52,11 @@ class Reply(Record):
     """`length` when the token limit cut the text off."""
 
 
-class Complete(AbstractAsyncContextManager["Complete", None], Protocol):
+class Complete(Protocol):
     """A model that answers requests. Entered once for the length of a run, in the event loop that calls it.
 
-    Raises CompletionRefused when this request can have no answer, EndpointUnavailable when none can at the moment.
+    A call raises CompletionFailed when this request gets no answer, EndpointUnavailable or EndpointRefuses when none
+    would.
     """
 
     @property
@@ -67,20 +71,32 @@ class Complete(AbstractAsyncContextManager["Complete", None], Protocol):
 
     async def __call__(self, request: Request) -> Reply: ...
 
+    async def __aenter__(self) -> Self: ...
 
-class from_function:  # noqa: N801 - used like a function
-    """A plain function as a `Complete`; it runs in a thread, one call at a time or as many as `concurrency`."""
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+class FromFunction:
+    """A plain function as a `Complete`: it runs in threads, at most `concurrency` calls at a time."""
 
     def __init__(self, function: Callable[[Request], Reply], *, model: str, concurrency: int = 1) -> None:
         self._function = function
-        self.model, self.concurrency = model, concurrency
+        self._model, self._concurrency = model, concurrency
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def concurrency(self) -> int:
+        return self._concurrency
 
     async def __aenter__(self) -> Self:
-        self._slots = asyncio.Semaphore(self.concurrency)
+        self._slots = asyncio.Semaphore(self._concurrency)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        pass
+    async def __aexit__(self, *error: object) -> None:
+        """There is nothing to close."""
 
     async def __call__(self, request: Request) -> Reply:
         async with self._slots:

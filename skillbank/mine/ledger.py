@@ -1,4 +1,4 @@
-"""The ledger of mining by a model (table `calls`): what was asked, what came back, so that no finished call is repeated.
+"""The ledger of mining by a model (table `calls`): what was asked and what came back. No finished call is repeated.
 
 A call is known by its key: a hash of the rollouts' content, the prompt, the model and the settings that change the
 reply. Replies are kept as the model wrote them and are read anew in every build, so a better reader profits from old
@@ -13,7 +13,8 @@ from sqlite3 import Row
 from typing import Literal
 
 from skillbank.database import Database
-from skillbank.records import Record, Rollout
+from skillbank.mine.calls import Call
+from skillbank.records import Record
 
 State = Literal["done", "dead"]
 COLUMNS = (
@@ -34,8 +35,8 @@ class FinishedCall(Record):
     state: State
     replies: tuple[str, ...] = ()
     """Raw texts in their order: the first reply, and the repaired one if there was a repair."""
-    shown: tuple[Rollout, ...] = ()
-    """The rollouts themselves, kept with a dead call so that it can be made again without their file."""
+    call: Call | None = None
+    """The call itself, kept with a dead one so that it can be made again without the file of its rollouts."""
     error: str | None = None
     attempts: int = 1
     """How often it was made, over all builds and retries."""
@@ -97,8 +98,8 @@ class Ledger:
 
 
 def _row(call: FinishedCall) -> tuple[object, ...]:
-    shown = [rollout.model_dump(exclude_defaults=True) for rollout in call.shown]
-    reply = json.dumps({"replies": call.replies, **({"shown": shown} if shown else {})}, ensure_ascii=False)
+    kept = {} if call.call is None else {"call": call.call.model_dump(mode="json", exclude_defaults=True)}
+    reply = json.dumps({"replies": call.replies} | kept, ensure_ascii=False)
     return (
         call.key,
         call.kind,
