@@ -1,81 +1,55 @@
 """Changing a bank: one `Change` is one transaction and one revision, written down as events that can be undone.
 
-An event holds the touched fields before and after. Undoing a revision writes what stood before as a new revision, so an
-undo is itself undone the same way. Nothing is deleted: undoing an addition retires the entry and marks it withdrawn.
+An event holds the touched fields before and after; of what is a list (evidence, tags, flags) it holds what went and
+what came. Undoing a revision writes the opposite as a new revision, so an undo is itself undone the same way. Nothing
+is deleted: undoing an addition retires the entry and marks it withdrawn. Here are the plain changes of an entry;
+`lineage.py` has those that join, part and retract entries, `past.py` those that bring back what was.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from sqlite3 import Row
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from skillbank import lineage, past
+from skillbank import places as places_of
 from skillbank.database import Database
 from skillbank.errors import EntryNotFound, InvalidEntry
-from skillbank.records import Evidence, Flag, Kind, Mistake, Pair, Record, Skill, Status, content_hash
+from skillbank.events import KINDS, Content, Event, Op, PendingEvent, Row, State, field, kind_of, to_json
+from skillbank.flags import dumped, flags_of, held, new_flags
+from skillbank.records import Evidence, Flag, Kind, Mistake, Pair, Provenance, Skill, Status, content_hash
 
-Content = Skill | Mistake | Pair
-Op = Literal["add", "edit", "status", "supersede", "evidence", "undo"]
-KINDS: dict[Kind, type[Skill] | type[Mistake] | type[Pair]] = {"skill": Skill, "mistake": Mistake, "pair": Pair}
+__all__ = ["KINDS", "Change", "Check", "Content", "Event", "Op", "PendingEvent", "State"]
 
-
-class State(Record):
-    """The fields of an entry that an event touched (`model_fields_set` tells which)."""
-
-    content: Content | None = None
-    version: int | None = None
-    status: Status | None = None
-    superseded_by: int | None = None
-    withdrawn: bool | None = None
-    evidence: tuple[int, ...] | None = None
-    """Ids of evidence rows that came or went."""
-
-
-class Event(Record):
-    """One entry in one revision: what was done, by whom, why."""
-
-    id: int
-    revision: int
-    at: str
-    """UTC, ISO 8601."""
-    actor: str
-    reason: str
-    op: Op
-    entry_id: int
-    before: State | None
-    """None when the event added the entry."""
-    after: State
-
-
-class PendingEvent(NamedTuple):
-    """An event of a change that is not committed yet: the touched fields as JSON values."""
-
-    entry_id: int
-    op: Op
-    before: dict[str, Any] | None
-    after: dict[str, Any]
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+Check = Callable[[Skill | Mistake, Sequence[Evidence]], Sequence[Flag]]
+"""What looks at every wording that enters the bank: the guard. Its flags quarantine the entry."""
 
 
 class Change:
     """One batch of changes, open for the length of `with bank.change(...) as change`."""
 
-    def __init__(self, db: Database, revision: int, actor: str, reason: str) -> None:
+    def __init__(self, db: Database, revision: int, actor: str, reason: str, check: Check | None = None) -> None:
+        self.db = db
         self.revision = revision
         """The revision this change becomes, if it changes anything."""
-        self._db = db
-        self._actor, self._reason = actor, reason
-        self._undoes: int | None = None
-        self._events: list[tuple[int, Op, str | None, str]] = []
-        self._added: set[int] = set()
-        self._recount = False
         self.abandoned = False
         """Set it to roll everything back at the end, without an exception: a preview."""
+        self.undoes: int | None = None
+        self.skipped: list[int] = []
+        """Entries that an undo left alone because they were changed again."""
+        self.refused_evidence = 0
+        """Places in retracted rollouts, on which nothing may rest."""
+        self.settling = lineage.Settling()
+        self._actor, self._reason, self._check = actor, reason, check
+        self._events: list[tuple[int | None, Op, str | None, str]] = []
+        self.leaving: tuple[int, ...] = ()
+        """After `finish`: the skills and mistakes that retrieval no longer returns."""
+        self.joining: tuple[int, ...] = ()
+        """After `finish`: those that it returns from now on."""
+        self._finished = False
+        self._rows: dict[int, Row] = {}
+        self._added: set[int] = set()
 
     @property
     def events(self) -> list[PendingEvent]:
@@ -84,6 +58,8 @@ class Change:
             PendingEvent(entry_id, op, None if before is None else json.loads(before), json.loads(after))
             for entry_id, op, before, after in self._events
         ]
+
+    # The plain changes
 
     def add(
         self,
@@ -94,11 +70,19 @@ class Change:
         status: Status = "active",
         evidence: Iterable[Evidence] = (),
         flags: Iterable[Flag] = (),
+        tags: Iterable[str] = (),
+        pinned: bool = False,
+        provenance: Provenance | None = None,
     ) -> int:
-        """Adds an entry and returns its id. A pair's skill and mistake must be in the bank."""
+        """Adds an entry and returns its id. A pair's skill and mistake must be in the bank.
+
+        An active entry with a flag that nobody released is quarantined.
+        """
         kind = kind or kind_of(content)
         if not isinstance(content, KINDS[kind]):
             raise InvalidEntry(f"a {kind} cannot hold a {type(content).__name__}: give a {KINDS[kind].__name__}")
+        places = self._allowed(evidence)
+        raised = list(dict.fromkeys(flags))
         skill_id = mistake_id = text = None
         if isinstance(content, Pair):
             self._expect_kind(content.skill_id, "skill")
@@ -106,175 +90,295 @@ class Change:
             skill_id, mistake_id = content.skill_id, content.mistake_id
         else:
             text = content.text()
-        body = to_json(content.model_dump())
-        entry_id = self._db.insert(
-            "INSERT INTO entries (kind, status, origin, content, content_hash, text, revision, skill_id, mistake_id)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (kind, status, origin, body, content_hash(content), text, self.revision, skill_id, mistake_id),
+            raised += new_flags(raised, self._found(content, places))
+        values: dict[str, Any] = {"content": content.model_dump(), "version": 1, "status": held(status, raised)}
+        lists = {"tags": sorted(set(tags)), "flags": [flag.model_dump() for flag in raised]}
+        if pinned:
+            values["pinned"] = True
+        columns: dict[str, Any] = {
+            "kind": kind,
+            "origin": origin,
+            "status": values["status"],
+            "content": to_json(values["content"]),
+            "content_hash": content_hash(content),
+            "text": text,
+            "revision": self.revision,
+            "skill_id": skill_id,
+            "mistake_id": mistake_id,
+            "pinned": pinned,
+            "tags": to_json(lists["tags"]),
+            "flags": to_json(lists["flags"]),
+            "provenance": None if provenance is None else to_json(provenance.model_dump(exclude_none=True)),
+        }
+        entry_id = self.db.insert(
+            f"INSERT INTO entries ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
         )
-        self._events.append((entry_id, "add", None, f'{{"content":{body},"status":"{status}","version":1}}'))
         self._added.add(entry_id)
-        self.add_evidence(entry_id, evidence)
-        self._db.run_many(
-            "INSERT INTO flags (entry_id, rule, reason, revision) VALUES (?, ?, ?, ?)",
-            [(entry_id, flag.rule, flag.reason, self.revision) for flag in flags],
-        )
+        self._note(entry_id, "add", None, values | {name: items for name, items in lists.items() if items})
+        self._remember_wording(kind, columns["content_hash"], entry_id)
+        self._insert_evidence(entry_id, places)
         return entry_id
 
     def edit(self, entry_id: int, content: Skill | Mistake) -> None:
-        """Gives a skill or mistake a new wording. The same wording changes nothing."""
-        kind = self._row(entry_id)["kind"]
+        """Gives a skill or mistake a new wording. The same wording changes nothing.
+
+        What a person released was the old wording: those flags go, and what is wrong with the new one is flagged.
+        """
+        row = self.row(entry_id)
+        kind: Kind = row["kind"]
         if kind == "pair":
             raise InvalidEntry(f"entry {entry_id} is a pair and has no words of its own: edit its skill or its mistake")
         if not isinstance(content, KINDS[kind]):
             raise InvalidEntry(f"entry {entry_id} is a {kind}: it cannot become a {kind_of(content)}")
-        self._apply(entry_id, {"content": content.model_dump()}, "edit")
+        if content_hash(content) == row["content_hash"]:
+            return
+        flags = flags_of(row)
+        gone = [flag for flag in flags if flag.released]
+        stay = [flag for flag in flags if not flag.released]
+        found = new_flags(stay, self._found(content, self.evidence_of(entry_id)))
+        self.apply(entry_id, "edit", {"content": content.model_dump()}, {"flags": (dumped(gone), dumped(found))})
 
     def set_status(self, ids: Iterable[int], status: Status) -> None:
-        """Sets the status of entries; those that have it already stay untouched."""
+        """Sets the status of entries; those that have it already stay untouched.
+
+        An entry with a flag that nobody released becomes `quarantined` where it would become `active`.
+        """
         if status == "superseded":
             raise InvalidEntry("an entry is superseded by another: use supersede(id, by)")
-        for entry_id in ids:
-            if self._row(entry_id)["status"] != status:
-                self._apply(entry_id, {"status": status, "superseded_by": None, "withdrawn": False}, "status")
+        for row in self.load(ids):
+            if row["status"] != status:
+                self.apply(row["id"], "status", {"status": status, "superseded_by": None, "withdrawn": False})
 
-    def supersede(self, entry_id: int, by: int) -> None:
-        """Takes an entry out in favour of another of its kind."""
-        old, new = self._row(entry_id), self._row(by)
-        if entry_id == by or old["kind"] != new["kind"] or new["status"] == "superseded":
-            raise InvalidEntry(
-                f"{old['kind']} {entry_id} cannot be superseded by {new['status']} {new['kind']} {by}: "
-                f"name another {old['kind']} that is not superseded itself"
-            )
-        self._apply(entry_id, {"status": "superseded", "superseded_by": by}, "supersede")
+    def flag(self, entry_id: int, flags: Iterable[Flag]) -> bool:
+        """Adds the flags that the entry does not have yet, released ones included; an active entry is quarantined.
+
+        False when there was none to add.
+        """
+        row = self.row(entry_id)
+        new = new_flags(flags_of(row), flags)
+        if new:
+            self.apply(entry_id, "flag", {"status": row["status"]}, {"flags": ([], dumped(new))})
+        return bool(new)
+
+    def release(self, ids: Iterable[int]) -> None:
+        """Lets flagged entries through: their flags stay, released, and quarantined ones become active."""
+        for row in self.load(ids):
+            open_flags = [flag for flag in flags_of(row) if not flag.released]
+            let = [flag.model_copy(update={"released": True}) for flag in open_flags]
+            status = "active" if row["status"] == "quarantined" else row["status"]
+            self.apply(row["id"], "release", {"status": status}, {"flags": (dumped(open_flags), dumped(let))})
+
+    def tag(self, ids: Iterable[int], add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        """Adds and removes tags. Raises InvalidEntry for an empty tag."""
+        coming, going = sorted(set(add)), sorted(set(remove))
+        for name in coming:
+            if not name.strip() or name != name.strip():
+                raise InvalidEntry(f"{name!r} is no tag: give one with letters, without spaces around it")
+        for row in self.load(ids):
+            has = json.loads(row["tags"])
+            delta = ([name for name in going if name in has], [name for name in coming if name not in has])
+            self.apply(row["id"], "tag", {}, {"tags": delta})
+
+    def pin(self, ids: Iterable[int], pinned: bool = True) -> None:
+        """Pinned entries are neither merged away nor pruned."""
+        for row in self.load(ids):
+            self.apply(row["id"], "pin", {"pinned": pinned})
 
     def add_evidence(self, entry_id: int, evidence: Iterable[Evidence]) -> None:
         """Adds the places an entry rests on. The same place of the same rollout counts once."""
-        rows = [
-            (entry_id, e.rollout_id, e.problem_id, e.outcome, e.quote, *(e.span or (None, None)), e.source, _digest(e))
-            for e in evidence
-        ]
-        if not rows:
-            return
-        sql = (
-            "INSERT INTO evidence"
-            " (entry_id, rollout_id, problem_id, outcome, quote, span_start, span_end, source, digest)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET active = 1 WHERE NOT active"
-        )
-        self._recount = True
-        if entry_id in self._added:  # its own addition is the event
-            self._db.run_many(sql, rows)
-            return
-        if self._row(entry_id)["kind"] == "pair":
+        row = self.row(entry_id)
+        if row["kind"] == "pair":
             raise InvalidEntry(f"entry {entry_id} is a pair: its evidence is that of its skill and its mistake")
-        new = [hit["id"] for row in rows for hit in self._db.rows(f"{sql} RETURNING id", row)]
-        if new:
-            self._touch(entry_id)
-            self._events.append((entry_id, "evidence", '{"evidence":[]}', to_json({"evidence": new})))
-
-    def undo(self, revision: int) -> None:
-        """Writes what stood before a revision. Raises InvalidEntry when a later revision changed the same fields."""
-        events = self._db.rows(
-            "SELECT entry_id, op, before, after FROM events WHERE revision = ? ORDER BY id DESC", (revision,)
-        )
-        if not events:
-            raise InvalidEntry(f"no revision {revision} to undo: the bank is at revision {self.revision - 1}")
-        self._undoes = revision
-        for event in events:
-            current = self._row(event["entry_id"])
-            after = json.loads(event["after"])
-            if event["before"] is None:
-                before: dict[str, Any] = {"status": "retired", "withdrawn": True}
-                stands = not current["withdrawn"]
-            else:
-                before = json.loads(event["before"])
-                stands = all(
-                    _field(current, name) == after[name] for name in after if name not in ("version", "evidence")
-                )
-            if not stands:
-                raise InvalidEntry(
-                    f"revision {revision} cannot be undone: entry {current['id']} was changed again in revision "
-                    f"{current['revision']}; undo that one first"
-                )
-            if "evidence" in after:
-                self._swap_evidence(current["id"], before["evidence"], after["evidence"])
-            else:
-                self._apply(current["id"], before, "undo")
-
-    def _swap_evidence(self, entry_id: int, back: Sequence[int], gone: Sequence[int]) -> None:
-        self._db.run_many(
-            "UPDATE evidence SET active = ? WHERE id = ?", [(0, i) for i in gone] + [(1, i) for i in back]
-        )
-        self._recount = True
-        self._touch(entry_id)
-        self._events.append((entry_id, "undo", to_json({"evidence": gone}), to_json({"evidence": back})))
-
-    def _apply(self, entry_id: int, target: dict[str, Any], op: Op) -> None:
-        """Sets fields of an entry and writes the event; fields that have the value already are left out."""
-        row = self._row(entry_id)
-        after = {name: value for name, value in target.items() if name != "version" and _field(row, name) != value}
-        if not after:
+        places = self._allowed(evidence)
+        if entry_id in self._added:  # its own addition is the event
+            self._insert_evidence(entry_id, places)
             return
-        before = {name: _field(row, name) for name in after}
-        columns = dict(after)
+        known = self.evidence_of(entry_id)
+        new = self._insert_evidence(entry_id, places)
+        if not new:
+            return
+        content = KINDS[row["kind"]].model_validate_json(row["content"])
+        assert not isinstance(content, Pair)
+        found = new_flags(flags_of(row), self._found(content, [*known, *places]))
+        self.apply(entry_id, "evidence", {}, {"evidence": ([], new), "flags": ([], dumped(found))}, written=True)
+
+    def drop_evidence(self, rows: Iterable[int]) -> None:
+        """Takes evidence rows out of use, by their ids."""
+        by_entry: dict[int, list[int]] = {}
+        for row in self.db.rows(
+            "SELECT id, entry_id FROM evidence WHERE active AND id IN (SELECT value FROM json_each(?)) ORDER BY id",
+            (to_json(list(rows)),),
+        ):
+            by_entry.setdefault(row["entry_id"], []).append(row["id"])
+        for entry_id, gone in by_entry.items():
+            self.apply(entry_id, "evidence", {}, {"evidence": (gone, [])})
+
+    # Those that concern several entries, or the past
+
+    def supersede(self, entry_id: int, by: int) -> None:
+        """Takes an entry out in favour of another of its kind, which stands for its evidence and usage from now on."""
+        lineage.supersede(self, entry_id, by)
+
+    def merge(self, ids: Iterable[int], into: int) -> None:
+        """Supersedes entries by one of their kind, and their pairs by pairs of that one."""
+        lineage.merge(self, dict.fromkeys(ids, into))
+
+    def merge_all(self, into: Mapping[int, int]) -> None:
+        """Many merges at once, {entry: the one that stands for it}: pairs are rewired once, whichever sides merged."""
+        lineage.merge(self, into)
+
+    def split(self, entry_id: int, contents: Sequence[Skill | Mistake]) -> list[int]:
+        """Replaces an entry by several, each with its evidence, tags and active pairs; the entry itself is retired."""
+        return lineage.split(self, entry_id, contents)
+
+    def retract(self, rollout_ids: Iterable[str]) -> lineage.Retracted:
+        """Lets nothing rest on these rollouts any more: see lineage.py."""
+        return lineage.retract(self, rollout_ids)
+
+    def undo(self, revision: int, *, skip_changed: bool = False) -> None:
+        """Writes what stood before a revision. Raises InvalidEntry when a later revision changed the same fields;
+        with `skip_changed` those entries are left alone instead, and stand in `skipped`."""
+        past.undo(self, revision, skip_changed=skip_changed)
+
+    def checkout(self, revision: int) -> None:
+        """Writes what stood at a revision. Flags found since then stay: they speak of texts, not of decisions."""
+        past.checkout(self, revision)
+
+    # What they are all made of
+
+    def load(self, ids: Iterable[int]) -> list[Row]:
+        """The rows of entries, in the order given, each once. Raises EntryNotFound."""
+        wanted = list(dict.fromkeys(ids))
+        missing = [entry_id for entry_id in wanted if entry_id not in self._rows]
+        if missing:
+            found = self.db.rows("SELECT * FROM entries WHERE id IN (SELECT value FROM json_each(?))", (str(missing),))
+            self._rows.update({row["id"]: dict(row) for row in found})
+        for entry_id in wanted:
+            if entry_id not in self._rows:
+                raise EntryNotFound(f"no entry {entry_id} in {self.db.file.parent}")
+        return [self._rows[entry_id] for entry_id in wanted]
+
+    def row(self, entry_id: int) -> Row:
+        return self.load([entry_id])[0]
+
+    def evidence_of(self, entry_id: int) -> list[Evidence]:
+        """What an entry rests on, that of the entries merged into it included."""
+        return places_of.of_entry(self.db, entry_id)
+
+    def apply(
+        self,
+        entry_id: int,
+        op: Op,
+        values: Mapping[str, Any],
+        lists: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
+        *,
+        written: bool = False,
+    ) -> None:
+        """Sets fields of an entry and writes the event; fields that have the value already are left out.
+
+        `lists`: field -> (what goes, what comes). `written`: the evidence rows are set already.
+        """
+        row = self.row(entry_id)
+        deltas = {name: delta for name, delta in (lists or {}).items() if delta[0] or delta[1]}
+        columns: dict[str, Any] = {}
+        for name in ("tags", "flags"):
+            if name in deltas:
+                gone, come = deltas[name]
+                items = [item for item in json.loads(row[name]) if item not in gone]
+                items += [item for item in come if item not in items]
+                columns[name] = to_json(sorted(items) if name == "tags" else items)
+        target = dict(values)
+        status: Status = target["status"] if "status" in target else row["status"]
+        allowed = held(status, flags_of(row | columns))
+        if allowed != status:
+            target["status"] = allowed
+        after = {name: value for name, value in target.items() if name != "version" and field(row, name) != value}
+        if not after and not deltas:
+            return
+        before = {name: field(row, name) for name in after}
+        columns |= after
         if "content" in after:
             content = KINDS[row["kind"]].model_validate(after["content"])
             assert not isinstance(content, Pair)  # edit() refuses pairs
             before["version"], after["version"] = row["version"], row["version"] + 1
-            columns = {**after, "content": to_json(after["content"]), "text": content.text()}
+            columns |= {"content": to_json(after["content"]), "text": content.text(), "version": after["version"]}
             columns["content_hash"] = content_hash(content)
+            self._remember_wording(row["kind"], columns["content_hash"], entry_id)
+        if "superseded_by" in after:
+            self.settling.relinked.add(entry_id)
+        if "evidence" in deltas:
+            self.settling.recount.add(entry_id)
+            if not written:
+                places_of.swap(self.db, *deltas["evidence"])
         columns["revision"] = self.revision
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        self._db.run(f"UPDATE entries SET {assignments} WHERE id = ?", (*columns.values(), entry_id))
-        self._events.append((entry_id, op, to_json(before), to_json(after)))
+        self.db.run(f"UPDATE entries SET {assignments} WHERE id = ?", (*columns.values(), entry_id))
+        row.update(columns)
+        gone_and_come = {name: list(delta[0]) for name, delta in deltas.items()}
+        came = {name: list(delta[1]) for name, delta in deltas.items()}
+        self._note(entry_id, op, before | gone_and_come, after | came)
 
-    def _touch(self, entry_id: int) -> None:
-        self._db.run("UPDATE entries SET revision = ? WHERE id = ?", (self.revision, entry_id))
-
-    def _row(self, entry_id: int) -> Row:
-        row = self._db.row("SELECT * FROM entries WHERE id = ?", (entry_id,))
-        if row is None:
-            raise EntryNotFound(f"no entry {entry_id} in {self._db.file.parent}")
-        return row
-
-    def _expect_kind(self, entry_id: int, kind: Kind) -> None:
-        found = self._row(entry_id)["kind"]
-        if found != kind:
-            raise InvalidEntry(f"a pair wants a {kind} where entry {entry_id} is a {found}")
+    def note_retracted(self, op: Op, gone: Sequence[str], come: Sequence[str]) -> None:
+        """Rollouts on which nothing may rest any more (`come`), or may again (`gone`)."""
+        self.db.run_many(
+            "INSERT INTO retractions VALUES (?, ?) ON CONFLICT DO UPDATE SET active = excluded.active",
+            [(rollout_id, 0) for rollout_id in gone] + [(rollout_id, 1) for rollout_id in come],
+        )
+        self._note(None, op, {"retracted": list(gone)}, {"retracted": list(come)})
 
     def finish(self) -> bool:
-        """Writes the revision and its events. False when nothing was changed."""
-        if not self._events:
-            return False
-        self._db.run(
-            "INSERT INTO revisions (revision, actor, reason, undoes) VALUES (?, ?, ?, ?)",
-            (self.revision, self._actor, self._reason, self._undoes),
+        """Settles what hangs on the changed entries, writes the revision and its events. False when nothing changed.
+
+        The bank does it at the end of a change; whoever wants to see the consequences does it before, and then changes
+        no more.
+        """
+        if not self._events or self._finished:
+            return self._finished
+        self._finished = True
+        touched = {entry_id for entry_id, *_ in self._events if entry_id is not None}
+        self.leaving, self.joining = self.settling.settle(self.db, touched)
+        retrieval = bool(self.leaving or self.joining) or self.settling.reworded(self.db, self._reworded())
+        self.db.run(
+            "INSERT INTO revisions (revision, actor, reason, undoes, retrieval) VALUES (?, ?, ?, ?, ?)",
+            (self.revision, self._actor, self._reason, self.undoes, retrieval),
         )
-        self._db.run_many(
+        self.db.run_many(
             "INSERT INTO events (revision, entry_id, op, before, after) VALUES (?, ?, ?, ?, ?)",
             ((self.revision, *event) for event in self._events),
         )
-        if self._recount:
-            count = "SELECT count(*) FROM evidence WHERE entry_id = entries.id AND active"
-            self._db.run(
-                f"UPDATE entries SET evidence_count = ({count}) WHERE revision = ? AND kind <> 'pair'", (self.revision,)
-            )
         return True
 
+    def _reworded(self) -> set[int]:
+        return {
+            entry_id
+            for entry_id, _, before, _ in self._events
+            if entry_id is not None and before is not None and '"content":' in before
+        }
 
-def kind_of(content: Content) -> Kind:
-    return next(kind for kind, model in KINDS.items() if isinstance(content, model))
+    def _note(self, entry_id: int | None, op: Op, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
+        assert not self._finished, "a finished change takes no more"
+        self._events.append((entry_id, op, None if before is None else to_json(before), to_json(after)))
 
+    def _found(self, content: Skill | Mistake, evidence: Sequence[Evidence]) -> Sequence[Flag]:
+        return () if self._check is None else self._check(content, evidence)
 
-def _field(row: Row, name: str) -> Any:
-    """A field of an entry as events write it."""
-    value = row[name]
-    if name == "content":
-        return json.loads(value)
-    return bool(value) if name == "withdrawn" else value
+    def _allowed(self, evidence: Iterable[Evidence]) -> list[Evidence]:
+        """Without the places in retracted rollouts."""
+        places = list(evidence)
+        allowed = places_of.allowed(self.db, places)
+        self.refused_evidence += len(places) - len(allowed)
+        return allowed
 
+    def _insert_evidence(self, entry_id: int, places: Sequence[Evidence]) -> list[int]:
+        """Ids of the rows that were new, or out of use; none for an entry that this change added."""
+        if places:
+            self.settling.recount.add(entry_id)
+        return places_of.insert(self.db, entry_id, places, wants_ids=entry_id not in self._added)
 
-def _digest(evidence: Evidence) -> bytes:
-    place = to_json([evidence.outcome, evidence.quote, evidence.span])
-    return hashlib.blake2b(place.encode(), digest_size=8).digest()
+    def _remember_wording(self, kind: Kind, digest: str, entry_id: int) -> None:
+        self.db.run("INSERT INTO wordings VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (kind, digest, entry_id))
+
+    def _expect_kind(self, entry_id: int, kind: Kind) -> None:
+        found = self.row(entry_id)["kind"]
+        if found != kind:
+            raise InvalidEntry(f"a pair wants a {kind} where entry {entry_id} is a {found}")

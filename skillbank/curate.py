@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from skillbank.change import Change, PendingEvent
+from skillbank.change import Change
 from skillbank.errors import InvalidEntry
-from skillbank.query import SIDES
+from skillbank.events import PendingEvent
 from skillbank.records import Kind, Pair, Record, Status
 from skillbank.store import Bank
 
@@ -101,31 +101,24 @@ def _operate(
 ) -> Operation:
     with bank.change(actor=actor, reason=reason) as change:
         work(change)
+        change.finish()
         events = change.events
-        after = _retrievable(bank, events)
         with Bank.open(bank.path, readonly=True) as outside:  # sees what stood before, as the change is not committed
-            before = _retrievable(outside, events)
             changes = tuple(c for event in events for c in _field_changes(outside, event))
         change.abandoned = preview
     return Operation(
         action=action,
         revision=None if preview or not events else change.revision,
         changes=changes,
-        leaving=tuple(sorted(before - after)),
-        joining=tuple(sorted(after - before)),
+        leaving=change.leaving,
+        joining=change.joining,
     )
-
-
-def _retrievable(bank: Bank, events: Sequence[PendingEvent]) -> set[int]:
-    """Which of the entries that these events can take in or out of retrieval are in it."""
-    touched = [event.entry_id for event in events]
-    pairs = [entry.content for entry in bank.entries(kind="pair", ids=touched)]
-    sides = [i for pair in pairs if isinstance(pair, Pair) for i in (pair.skill_id, pair.mistake_id)]
-    return {entry_id for kind in SIDES for entry_id in bank.retrievable(kind, ids=[*touched, *sides])}
 
 
 def _field_changes(bank: Bank, event: PendingEvent) -> list[FieldChange]:
     """The fields of one event, the wording field by field."""
+    if event.entry_id is None:
+        return []
     before, after = event.before or {}, event.after
     kind = bank.get(event.entry_id).kind
     values: list[tuple[str, Any, Any]] = []

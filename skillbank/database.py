@@ -114,8 +114,25 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Takes the write lock at once; commits at the end, rolls everything back on any exception."""
-        self.run("BEGIN IMMEDIATE")
+        """Takes the write lock at once; commits at the end, rolls everything back on any exception.
+
+        Inside another transaction it is part of that one.
+        """
+        with self._begin("BEGIN IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads inside see one state, whatever others commit meanwhile."""
+        with self._begin("BEGIN"):
+            yield
+
+    @contextmanager
+    def _begin(self, statement: str) -> Iterator[None]:
+        if self._connection.in_transaction:
+            yield
+            return
+        self.run(statement)
         try:
             yield
         except BaseException:

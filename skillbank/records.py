@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Outcome = Literal["correct", "wrong", "unverifiable"]
 Kind = Literal["skill", "mistake", "pair"]
 Status = Literal["active", "disabled", "quarantined", "superseded", "retired"]
+Fate = Literal["accepted", "rejected", "dead"]
+"""What became of a rollout: an entry rests on it, it was refused for a reason, or its call died and can be retried."""
 
 
 class Record(BaseModel):
@@ -38,6 +40,8 @@ class Rollout(Record):
     sampling: dict[str, Any] | None = None
     source: str = "unknown"
     split: str = "train"
+    guided: bool = False
+    """Its prompt contained skills already: what is mined from it would teach the bank its own words."""
 
 
 class Skill(Record):
@@ -85,10 +89,28 @@ class Evidence(Record):
 
 
 class Flag(Record):
-    """A reason to look at an entry (and, in quarantine, not to retrieve it)."""
+    """Why an entry is kept from retrieval. An entry with a flag that nobody released is never active."""
 
     rule: str
     reason: str
+    released: bool = False
+    """A person looked at it and let the entry through; the same rule and reason are not raised again."""
+
+
+class Provenance(Record):
+    """Who wrote an entry, and from what; the places it rests on are its evidence."""
+
+    miner: str
+    """contrast, model, merge, split, import or manual."""
+    model: str | None = None
+    prompt: str | None = None
+    """Hash of the prompt template that the model was given."""
+    file: str | None = None
+    """The file it was imported from."""
+    parent: int | None = None
+    """The entry it was split from."""
+    detail: str | None = None
+    """What else the place of origin says, such as the id it had there."""
 
 
 class Entry(Record):
@@ -104,7 +126,13 @@ class Entry(Record):
     revision: int = 0
     """The bank revision that last changed it."""
     evidence_count: int = 0
+    """Places it rests on; of a pair, those of its two sides."""
     superseded_by: int | None = None
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+    """Neither merged away nor pruned."""
+    flags: tuple[Flag, ...] = ()
+    provenance: Provenance | None = None
 
 
 class MinedPair(Record):
@@ -115,6 +143,47 @@ class MinedPair(Record):
     skill_evidence: tuple[Evidence, ...]
     mistake_evidence: tuple[Evidence, ...]
     origin: str = "mined"
+    provenance: Provenance | None = None
+
+
+class MinedEntry(Record):
+    """A skill or a mistake without a counterpart, as a miner hands it to the bank."""
+
+    content: Skill | Mistake
+    evidence: tuple[Evidence, ...] = ()
+    origin: str = "mined"
+    provenance: Provenance | None = None
+
+
+class ProblemText(Record):
+    """A problem that rollouts were about."""
+
+    problem_id: str
+    problem: str
+    reference: str | None = None
+    """Its reference answer, which is known to the guard and never shown to a writer."""
+
+
+class RolloutFate(Record):
+    """A rollout that a miner read, and what became of it."""
+
+    rollout_id: str
+    problem_id: str
+    content_hash: str
+    """`rollout_hash` of it."""
+    outcome: Outcome
+    answer: str | None = None
+    model: str | None = None
+    source: str = "unknown"
+    guided: bool = False
+    file: str = ""
+    """The file it was read from."""
+    miner: str
+    fate: Fate
+    reason: str = ""
+    """Why it was rejected, or what its dead call ended with."""
+    completion: str | None = None
+    """Kept where an entry rests on it."""
 
 
 class RetrievedPair(Record):
@@ -135,6 +204,12 @@ class RetrievedPair(Record):
 def content_hash(content: BaseModel) -> str:
     """Hash of what an entry says, equal for equal content on every machine."""
     text = json.dumps(content.model_dump(), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def rollout_hash(rollout: Rollout) -> str:
+    """Hash of what a rollout says and how it ended, whatever id and file it goes by."""
+    text = json.dumps([rollout.problem, rollout.completion, rollout.outcome], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

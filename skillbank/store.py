@@ -12,36 +12,55 @@ are joined by a pair entry that is not active are never retrieved together.
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from skillbank import usage
-from skillbank.change import KINDS, Change, Event
+from skillbank import sources, usage
+from skillbank.change import Change, Check
 from skillbank.database import Database
-from skillbank.errors import BankExists, BankNotFound, EntryNotFound, InvalidEntry
-from skillbank.query import COLUMNS, ORDER, SIDES, Sort, retrievable, selection, to_entry, to_event, to_evidence
+from skillbank.errors import BankExists, BankNotFound, EntryNotFound, InvalidEntry, InvalidOption
+from skillbank.events import KINDS, Event
+from skillbank.mined import add_mined
+from skillbank.past import NetChange, net_changes
+from skillbank.places import of_entry, resting_on
+from skillbank.query import COLUMNS, ORDER, SIDES, Query, Sort, retrievable, selection, to_entry, to_event
 from skillbank.records import (
     Entry,
     Evidence,
     Flag,
     Kind,
+    MinedEntry,
     MinedPair,
-    Mistake,
     Pair,
+    ProblemText,
     Record,
-    Skill,
+    RolloutFate,
     Status,
-    content_hash,
 )
 from skillbank.usage import Usage, UsageRow
 
-__all__ = ["Bank", "BankStats", "Change", "Event", "Usage", "UsageRow"]
+__all__ = ["Bank", "BankStats", "Change", "Event", "Query", "Revision", "Usage", "UsageRow"]
 
 FILE = "bank.sqlite"
+ANY = Query()
+
+
+class Revision(Record):
+    """One batch of changes."""
+
+    revision: int
+    at: str
+    """UTC, ISO 8601."""
+    actor: str
+    reason: str
+    undoes: int | None
+    changed: int
+    """Entries it touched."""
 
 
 class BankStats(Record):
@@ -76,13 +95,20 @@ class Bank:
         if path.exists() and not path.is_dir():
             raise BankExists(f"{path} is a file: name a folder for the bank")
         path.mkdir(parents=True, exist_ok=True)
+        # Made beside its place and put there whole: whoever is killed in between leaves no half bank.
+        part = path / f".{FILE}.tmp-{os.getpid()}"
+        part.unlink(missing_ok=True)
         try:
-            bank = cls(path, Database(path / FILE, create=True), readonly=False)
-            bank.set_meta("bank_id", uuid.uuid4().hex)
-        except BaseException:
-            (path / FILE).unlink(missing_ok=True)
-            raise
-        return bank
+            database = Database(part, create=True)
+            database.run("INSERT INTO meta VALUES ('bank_id', ?)", (uuid.uuid4().hex,))
+            database.close()
+            os.link(part, path / FILE)
+        except FileExistsError as error:
+            raise BankExists(f"{path} holds a bank already: open it, or name another folder") from error
+        finally:
+            for file in path.glob(f"{part.name}*"):
+                file.unlink()
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = False) -> Self:
@@ -114,57 +140,47 @@ class Bank:
         """How many changes the bank has seen; 0 when it is new."""
         return int(self.db.value("SELECT coalesce(max(revision), 0) FROM revisions"))
 
+    @property
+    def retrieval_revision(self) -> int:
+        """The last revision that changed what retrieval may return, or in which words: what an index must follow."""
+        return int(self.db.value("SELECT coalesce(max(revision), 0) FROM revisions WHERE retrieval"))
+
     @contextmanager
-    def change(self, *, actor: str, reason: str = "") -> Iterator[Change]:
-        """One transaction and one revision. An exception inside leaves the bank as it was; so does changing nothing."""
+    def change(self, *, actor: str, reason: str = "", check: Check | None = None) -> Iterator[Change]:
+        """One transaction and one revision. An exception inside leaves the bank as it was; so does changing nothing.
+
+        `check` looks at every wording that enters: its flags quarantine the entry.
+        """
         if self.readonly:
             raise InvalidEntry(f"{self.path} is open for reading only: open it without readonly to change it")
         with suppress(_Abandoned), self.db.transaction():
-            change = Change(self.db, self.revision + 1, actor, reason)
+            change = Change(self.db, self.revision + 1, actor, reason, check)
             yield change
             if change.abandoned:
                 raise _Abandoned
             change.finish()
 
-    def undo(self, revision: int | None = None, *, actor: str, reason: str = "") -> int:
+    def undo(self, revision: int | None = None, *, actor: str, reason: str = "", skip_changed: bool = False) -> int:
         """Writes the inverse of a revision (the latest by default) as a new revision, and returns that one's number."""
         with self.change(actor=actor, reason=reason) as change:
-            change.undo(self.revision if revision is None else revision)
+            change.undo(self.revision if revision is None else revision, skip_changed=skip_changed)
         return change.revision
 
-    def add_mined(self, pairs: Iterable[MinedPair], *, actor: str, reason: str = "") -> list[int]:
-        """Adds mined pairs in one revision and returns the id of each one's pair entry.
-
-        A skill or mistake that the bank holds in the very same words gains the evidence and keeps its status: what was
-        disabled by hand stays so however often it is mined again.
+    def add_mined(
+        self,
+        mined: Iterable[MinedPair | MinedEntry],
+        *,
+        actor: str,
+        reason: str = "",
+        check: Check | None = None,
+    ) -> list[int | None]:
+        """Adds what was mined in one revision; the id of each pair's or entry's entry (None: it rests on retracted
+        rollouts alone). What the bank says or once said in the very same words gains the evidence and keeps its status:
+        what was disabled by hand stays so however often it is mined again, and what was reworded stays reworded.
         """
-        with self.change(actor=actor, reason=reason) as change:
-            return [self._add_pair(change, pair) for pair in pairs]
-
-    def _add_pair(self, change: Change, mined: MinedPair) -> int:
-        skill_id = self._add_once(change, mined.skill, mined.origin, mined.skill_evidence)
-        mistake_id = self._add_once(change, mined.mistake, mined.origin, mined.mistake_evidence)
-        known = self.db.value(
-            "SELECT id FROM entries WHERE kind = 'pair' AND skill_id = ? AND mistake_id = ? AND NOT withdrawn",
-            (skill_id, mistake_id),
-        )
-        if known is not None:
-            return int(known)
-        return change.add(Pair(skill_id=skill_id, mistake_id=mistake_id), origin=mined.origin)
-
-    def _add_once(self, change: Change, content: Skill | Mistake, origin: str, evidence: Sequence[Evidence]) -> int:
-        kind = "skill" if isinstance(content, Skill) else "mistake"
-        known = self.db.row(
-            "SELECT id, superseded_by FROM entries WHERE kind = ? AND content_hash = ? AND NOT withdrawn"
-            " ORDER BY superseded_by IS NOT NULL, id LIMIT 1",
-            (kind, content_hash(content)),
-        )
-        while known is not None and known["superseded_by"] is not None:
-            known = self.db.row("SELECT id, superseded_by FROM entries WHERE id = ?", (known["superseded_by"],))
-        if known is None:
-            return change.add(content, origin=origin, evidence=evidence)
-        change.add_evidence(known["id"], evidence)
-        return int(known["id"])
+        items = list(mined)  # mined before the lock is taken
+        with self.change(actor=actor, reason=reason, check=check) as change:
+            return add_mined(change, items)
 
     # Reading it
 
@@ -177,46 +193,46 @@ class Bank:
 
     def entries(
         self,
-        kind: Kind | None = None,
-        status: Status | None = None,
-        origin: str | None = None,
+        where: Query = ANY,
+        *,
         ids: Iterable[int] | None = None,
-        text: str | None = None,
         sort: Sort = "id",
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Entry]:
-        """Entries that fit every criterion given. `text`: all its words occur (in a pair: in one of its two sides)."""
-        source, parameters = selection(kind, status, origin, ids, text)
-        if sort == "relevance" and text is None:
-            raise InvalidEntry("sort 'relevance' wants a text: give text=..., or sort by id, newest, evidence, changed")
+        """Entries that fit every criterion given."""
+        if sort == "relevance" and where.text is None:
+            raise InvalidOption("sort 'relevance' wants words to be relevant to: give some, or sort by id or newest")
+        source, parameters = selection(where, ids, sort=sort)
         rows = self.db.rows(
             f"SELECT {COLUMNS} FROM {source} ORDER BY {ORDER[sort]} LIMIT ? OFFSET ?",
             (*parameters, -1 if limit is None else limit, offset),
         )
         return [to_entry(row) for row in rows]
 
-    def count(
-        self,
-        kind: Kind | None = None,
-        status: Status | None = None,
-        origin: str | None = None,
-        text: str | None = None,
-    ) -> int:
-        source, parameters = selection(kind, status, origin, None, text)
+    def count(self, where: Query = ANY, *, ids: Iterable[int] | None = None) -> int:
+        source, parameters = selection(where, ids)
         return int(self.db.value(f"SELECT count(*) FROM {source}", parameters))
 
+    def ids(self, where: Query = ANY) -> list[int]:
+        """Ids of the entries that fit every criterion given, in order."""
+        source, parameters = selection(where)
+        return [row[0] for row in self.db.rows(f"SELECT e.id FROM {source} ORDER BY e.id", parameters)]
+
     def evidence(self, entry_id: int) -> list[Evidence]:
-        """What an entry rests on; for a pair, its skill's evidence and then its mistake's."""
+        """What an entry and those merged into it rest on; for a pair, its skill's evidence and then its mistake's."""
         content = self.get(entry_id).content
         if isinstance(content, Pair):
             return self.evidence(content.skill_id) + self.evidence(content.mistake_id)
-        rows = self.db.rows("SELECT * FROM evidence WHERE entry_id = ? AND active ORDER BY id", (entry_id,))
-        return [to_evidence(row) for row in rows]
+        return of_entry(self.db, entry_id)
 
-    def flags(self, entry_id: int) -> list[Flag]:
-        rows = self.db.rows("SELECT rule, reason FROM flags WHERE entry_id = ? ORDER BY id", (entry_id,))
-        return [Flag(rule=row["rule"], reason=row["reason"]) for row in rows]
+    def merged_into(self, entry_id: int) -> list[Entry]:
+        """The entries for which this one stands, directly or through others."""
+        rows = self.db.rows(f"SELECT {COLUMNS} FROM entries e WHERE e.head = ? ORDER BY e.id", (entry_id,))
+        return [to_entry(row) for row in rows]
+
+    def flags(self, entry_id: int) -> tuple[Flag, ...]:
+        return self.get(entry_id).flags
 
     def history(self, entry_id: int) -> list[Event]:
         """Everything that happened to an entry, oldest first."""
@@ -234,13 +250,35 @@ class Bank:
         )
         return [to_event(row) for row in rows]
 
+    def revisions(self, *, limit: int | None = None, offset: int = 0) -> list[Revision]:
+        """The batches of changes, newest first."""
+        changed = "SELECT count(DISTINCT v.entry_id) FROM events v WHERE v.revision = r.revision"
+        rows = self.db.rows(
+            f"SELECT revision, at, actor, reason, undoes, ({changed}) AS changed FROM revisions r"
+            " ORDER BY revision DESC LIMIT ? OFFSET ?",
+            (-1 if limit is None else limit, offset),
+        )
+        return [Revision(**dict(row)) for row in rows]
+
+    def net_changes(self, start: int, end: int) -> list[NetChange]:
+        """What differs between two revisions, entry by entry."""
+        for revision in (start, end):
+            if not 0 <= revision <= self.revision:
+                raise InvalidEntry(f"no revision {revision}: the bank has revisions 0 to {self.revision}")
+        if start > end:
+            raise InvalidEntry(f"revision {start} is later than {end}: give the earlier one first")
+        return net_changes(self.db, start, end)
+
     def stats(self) -> BankStats:
         by_kind = {row[0]: row[1] for row in self.db.rows("SELECT kind, count(*) FROM entries GROUP BY kind")}
         by_status = {row[0]: row[1] for row in self.db.rows("SELECT status, count(*) FROM entries GROUP BY status")}
         return BankStats(
             entries={kind: by_kind.get(kind, 0) for kind in KINDS},
             by_status=by_status,
-            retrievable={kind: len(self.retrievable(kind)) for kind in SIDES},
+            retrievable={
+                kind: self.db.value("SELECT count(*) FROM entries WHERE kind = ? AND retrievable", (kind,))
+                for kind in SIDES
+            },
             evidence=self.db.value("SELECT count(*) FROM evidence WHERE active"),
             usage=self.db.value("SELECT count(*) FROM usage"),
             revision=self.revision,
@@ -266,18 +304,29 @@ class Bank:
 
     def pairs_with(self, entry_id: int) -> list[Entry]:
         """The pair entries that a skill or a mistake is part of."""
-        where = "e.kind = 'pair' AND ? IN (e.skill_id, e.mistake_id)"
-        rows = self.db.rows(f"SELECT {COLUMNS} FROM entries e WHERE {where} ORDER BY e.id", (entry_id,))
-        return [to_entry(row) for row in rows]
+        part = "SELECT id FROM entries WHERE kind = 'pair' AND {} = ?"
+        both = f"{part.format('skill_id')} UNION {part.format('mistake_id')}"
+        sql = f"SELECT {COLUMNS} FROM entries e WHERE e.id IN ({both}) ORDER BY e.id"
+        return [to_entry(row) for row in self.db.rows(sql, (entry_id, entry_id))]
 
     def resting_on(self, problem_id: str) -> set[int]:
         """Ids of the skills and mistakes all of whose evidence comes from this one problem."""
-        rows = self.db.rows(
-            "SELECT DISTINCT entry_id FROM evidence e WHERE problem_id = ?1 AND active AND NOT EXISTS"
-            " (SELECT 1 FROM evidence o WHERE o.entry_id = e.entry_id AND o.active AND o.problem_id <> ?1)",
-            (problem_id,),
-        )
-        return {row[0] for row in rows}
+        return resting_on(self.db, [problem_id])[problem_id]
+
+    def record_problems(self, problems: Iterable[ProblemText]) -> None:
+        """Keeps the texts of problems. Not a change of the bank: no revision."""
+        sources.record_problems(self.db, problems)
+
+    def problem(self, problem_id: str) -> ProblemText | None:
+        return sources.problem(self.db, problem_id)
+
+    def record_rollouts(self, fates: Iterable[RolloutFate]) -> None:
+        """Keeps what became of rollouts; what is said of one again replaces what was said. No revision."""
+        sources.record_rollouts(self.db, fates)
+
+    def rollout(self, rollout_id: str) -> list[RolloutFate]:
+        """What became of a rollout, for each miner that read it."""
+        return sources.rollout(self.db, rollout_id)
 
     def meta(self, key: str) -> str | None:
         value: str | None = self.db.value("SELECT value FROM meta WHERE key = ?", (key,))
@@ -291,7 +340,10 @@ class Bank:
         usage.record(self.db, rows)
 
     def usage(self, entry_id: int) -> Usage:
-        """What training measured of the teachers made of an entry (of a pair: of its skill and mistake together)."""
+        """What training measured of the teachers made of an entry, or of one merged into it.
+
+        Of a pair: of those made of its skill and its mistake together.
+        """
         entry = self.get(entry_id)
         if isinstance(entry.content, Pair):
             return usage.of_teachers(self.db, skill_id=entry.content.skill_id, mistake_id=entry.content.mistake_id)

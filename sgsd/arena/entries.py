@@ -12,7 +12,7 @@ from sgsd.records import Problem
 from skillbank.mine.wording import mistake_from_step, skill_from_step
 from skillbank.records import Evidence, MinedPair
 from skillbank.retrieve import Retriever
-from skillbank.store import Bank
+from skillbank.store import Bank, Query
 
 STRANGERS = ("frob", "grix", "vemp", "josk", "yulb", "hinz")
 """Operations that no problem of the arena has."""
@@ -30,7 +30,7 @@ def plant(bank_dir: str | Path, *, misleading: float = 0.0, irrelevant: float = 
         )
     rng = random.Random(f"plant/{seed}")
     with Bank.open(bank_dir) as bank:
-        skills, mistakes = bank.count(kind="skill"), bank.count(kind="mistake")
+        skills, mistakes = bank.count(Query(kind="skill")), bank.count(Query(kind="mistake"))
         rest = 1 - misleading - irrelevant
         pairs = _misleading(round(skills * misleading / rest), round(mistakes * misleading / rest), rng)
         pairs += _irrelevant(round(mistakes * irrelevant / rest), rng)

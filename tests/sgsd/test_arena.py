@@ -37,7 +37,7 @@ from sgsd.score import ScoreRow, completion_mask, score
 from sgsd.verify import load_verifier
 from skillbank.mine.build import build_bank
 from skillbank.retrieve import open_retriever
-from skillbank.store import Bank
+from skillbank.store import Bank, Query
 
 LEVELS = tuple(CHAIN_LENGTH)
 
@@ -220,8 +220,8 @@ def test_knobs_plant_the_shares_they_promise(tmp_path: Path) -> None:
     assert plant(folder, misleading=0.5) == 12
     with Bank.open(folder, readonly=True) as bank:
         for kind in ("skill", "mistake", "pair"):
-            assert bank.count(kind=kind, origin="misleading") / bank.count(kind=kind) == 0.5
-        taught = {e.content.principle for e in bank.entries(kind="skill", origin="misleading")}  # type: ignore[union-attr]
+            assert bank.count(Query(kind=kind, origin="misleading")) / bank.count(Query(kind=kind)) == 0.5
+        taught = {e.content.principle for e in bank.entries(Query(kind="skill", origin="misleading"))}  # type: ignore[union-attr]
     assert taught == {rule_line(op, decoy(op)) for op in OPERATIONS}
 
 

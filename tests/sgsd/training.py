@@ -17,7 +17,7 @@ from sgsd.records import Completion, Outcome, Problem, Verdict
 from sgsd.trainer import SGSDTrainer
 from skillbank.records import Evidence, MinedPair, Mistake, RetrievedPair, Skill
 from skillbank.retrieve import Retriever
-from skillbank.store import Bank
+from skillbank.store import Bank, Query
 
 PAIRS = 4
 
@@ -67,7 +67,7 @@ class Pairs(Retriever):
         self.counts = counts
 
     def retrieve(self, problems: Sequence[str], problem_ids: Sequence[str] | None = None) -> list[list[RetrievedPair]]:
-        skills, mistakes = self.bank.entries(kind="skill"), self.bank.entries(kind="mistake")
+        skills, mistakes = self.bank.entries(Query(kind="skill")), self.bank.entries(Query(kind="mistake"))
         found = []
         for problem_id in problem_ids or []:
             number = int(problem_id[1:])

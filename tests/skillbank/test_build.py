@@ -15,7 +15,7 @@ from skillbank.mine.wording import skill_from_step
 from skillbank.records import Outcome, Rollout
 from skillbank.retrieve import open_retriever
 from skillbank.rollouts import write_rollouts
-from skillbank.store import Bank
+from skillbank.store import Bank, Query
 
 RULES = {"zorp": ("doubled sum", "sum"), "blick": ("reversed difference", "difference"), "quam": ("product", "sum")}
 
@@ -64,7 +64,7 @@ def test_a_bank_is_built_and_retrieved_from(tmp_path: Path, file: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "rollouts.jsonl"]
     assert (tmp_path / "bank" / "embedder" / "model.safetensors").exists()
     with Bank.open(tmp_path / "bank") as bank:
-        (skill,) = bank.entries(kind="skill", text="zorp")
+        (skill,) = bank.entries(Query(kind="skill", text="zorp"))
         assert [(item.problem_id, item.quote) for item in bank.evidence(skill.id)] == [
             ("What is 1 zorp 7 modulo 23?", "zorp means doubled sum"),
             ("What is 2 zorp 7 modulo 23?", "zorp means doubled sum"),
@@ -92,7 +92,7 @@ def test_the_same_rollouts_again_add_nothing_and_others_add_up(tmp_path: Path, f
     assert more.revision == first.revision + 1
     assert not (tmp_path / "bank" / "rejected.jsonl").exists()
     with Bank.open(tmp_path / "bank") as bank:
-        (skill,) = bank.entries(kind="skill", text="zorp")
+        (skill,) = bank.entries(Query(kind="skill", text="zorp"))
         assert skill.evidence_count == 3
 
 

@@ -27,9 +27,12 @@ def list_entries(
     json: JsonOption = False,
 ) -> None:
     """List entries."""
+    from skillbank.query import Query
+
+    where = Query(kind=kind, status=status, origin=origin)
     with reading(bank) as opened:
-        entries = opened.entries(kind, status, origin, sort=sort, limit=limit, offset=offset)
-        total = opened.count(kind, status, origin)
+        entries = opened.entries(where, sort=sort, limit=limit, offset=offset)
+        total = opened.count(where)
         headlines = bank_text.headlines(opened, entries)
     payload = {"total": total, "entries": [entry.model_dump(mode="json") for entry in entries]}
     emit(payload, json, lambda: bank_text.entries(entries, headlines, total, offset))
@@ -49,9 +52,7 @@ def show(
 
 @app.command(epilog='Example: sgsd bank search "zorp" --bank bank --kind skill')
 def search(
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="Words that must all occur; with --semantic, any text.")
-    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Words that must all occur; with --semantic, any text.")],
     bank: BankOption,
     semantic: Annotated[bool, typer.Option("--semantic", help="By the bank's embedder instead of by words.")] = False,
     kind: KindOption = None,
@@ -74,9 +75,12 @@ def search(
         near = {"entries": [{**entry.model_dump(mode="json"), "cosine": cosine} for entry, cosine in found]}
         emit(near, json, lambda: bank_text.nearest(found))
         return
+    from skillbank.query import Query
+
+    where = Query(kind=kind, text=text)
     with reading(bank) as opened:
-        entries = opened.entries(kind=kind, text=text, sort="relevance", limit=limit)
-        total = opened.count(kind=kind, text=text)
+        entries = opened.entries(where, sort="relevance", limit=limit)
+        total = opened.count(where)
         headlines = bank_text.headlines(opened, entries)
     payload = {"total": total, "entries": [entry.model_dump(mode="json") for entry in entries]}
     emit(payload, json, lambda: bank_text.entries(entries, headlines, total, hint="try --semantic"))
