@@ -47,6 +47,10 @@ class Clustering(NamedTuple):
     """Pairs of rows at least `min_cosine` near each other, absorbed rows left out."""
     still_near: int
     """Such pairs among the leaders: each has a member too far from the other, or may not join."""
+    crowded: int
+    """Rows with at least one such neighbour."""
+    still_crowded: int
+    """Leaders with at least one among the leaders."""
     apart: tuple[Apart, ...]
     """The first LISTED of them."""
 
@@ -116,6 +120,8 @@ class _Linking:
         self.members: dict[int, list[int]] = {}
         self.may_join = may_join
         self.near = self.still_near = 0
+        self.crowded_N = np.zeros(count, dtype=bool)
+        self.still_crowded_N = np.zeros(count, dtype=bool)
         self.apart: list[Apart] = []
         self.waiting: dict[int, list[set[int]]] = {}
         """Row -> for each row it took in, the clusters that this one is near as a whole."""
@@ -128,6 +134,8 @@ class _Linking:
                 continue
             standing = self.head_N[earlier] == earlier
             self.near += int(standing.sum())
+            self.crowded_N[earlier[standing]] = True
+            self.crowded_N[row] |= standing.any()
             leads = self.leader_N[earlier] == earlier
             leaders = dict(zip(earlier[leads].tolist(), cosines[leads].tolist(), strict=True))
             home = self._home(row, [(-leaders[leader], leader) for leader in whole if leader in leaders])
@@ -135,8 +143,16 @@ class _Linking:
                 self._join(row, home)
                 continue
             self.still_near += len(leaders)
+            self.still_crowded_N[[*leaders, *([row] if leaders else [])]] = True
             self.apart += [Apart(row, *pair) for pair in leaders.items()][: LISTED - len(self.apart)]
-        return Clustering(self.leader_N, self.near, self.still_near, tuple(self.apart))
+        return Clustering(
+            leader_N=self.leader_N,
+            near=self.near,
+            still_near=self.still_near,
+            crowded=int(self.crowded_N.sum()),
+            still_crowded=int(self.still_crowded_N.sum()),
+            apart=tuple(self.apart),
+        )
 
     def _near_as_a_whole(self, earlier: Ints, head: int) -> list[int]:
         """The clusters all of whose members are among these rows."""

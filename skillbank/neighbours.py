@@ -63,14 +63,15 @@ def _by_row(rows: Ints, earlier: Ints, cosines: Floats) -> Iterator[Neighbours]:
 
 
 def _blocks(
-    vectors_ND: np.ndarray[Any, Any], min_cosine: float, on_progress: Progress | None = None
+    vectors_ND: np.ndarray[Any, Any], min_cosine: float, on_progress: Progress | None = None, *, first: int = 0
 ) -> Iterator[tuple[Ints, Ints, Floats]]:
-    """(rows, earlier rows, cosines) of all pairs that are near, block by block, by row and then by earlier row."""
+    """(rows, earlier rows, cosines) of all pairs that are near, block by block, by row and then by earlier row; from
+    row `first` on."""
     import numpy as np
 
     vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    narrow_NW = _narrowed(vectors_ND, min_cosine)
-    count, start, height = len(vectors_ND), 0, ROWS
+    count, start, height = len(vectors_ND), first, ROWS
+    narrow_NW = _narrowed(vectors_ND, min_cosine) if count - first > SAMPLE else vectors_ND
     while start < count:
         stop = min(start + height, count)
         found = _search(vectors_ND, narrow_NW, start, stop, min_cosine - TOLERANCE)
@@ -162,6 +163,8 @@ def _project(vectors_ND: Floats, leading_DW: Floats) -> Floats:
 class NearPairs(NamedTuple):
     """All pairs of rows above a floor, kept to be clustered at one threshold after another."""
 
+    of_rows: int
+    """How many rows were compared."""
     rows: Ints
     others: Ints
     """The earlier row of each pair."""
@@ -170,25 +173,33 @@ class NearPairs(NamedTuple):
     """Every pair at least so near is here. Higher than what was asked for where that was too many."""
 
     def earlier(self, order: Sequence[int], min_cosine: float) -> Iterator[Neighbours]:
-        """What `earlier_neighbours` says of the rows put into this order, without comparing them again."""
+        """What `earlier_neighbours` says of these rows (all or some of them) in this order, without comparing them."""
         import numpy as np
 
-        rank = np.empty(len(order), dtype=np.int64)
+        rank = np.full(self.of_rows, -1, dtype=np.int64)
         rank[np.asarray(order, dtype=np.int64)] = np.arange(len(order))
-        near = self.cosines >= min_cosine - TOLERANCE
-        one, other, cosines = rank[self.rows[near]], rank[self.others[near]], self.cosines[near]
+        one, other = rank[self.rows], rank[self.others]
+        near = (self.cosines >= min_cosine - TOLERANCE) & (one >= 0) & (other >= 0)
+        one, other, cosines = one[near], other[near], self.cosines[near]
         later, earlier = np.maximum(one, other), np.minimum(one, other)
         sort = np.lexsort((earlier, later))
         return _by_row(later[sort], earlier[sort], cosines[sort])
 
 
-def near_pairs(vectors_ND: np.ndarray[Any, Any], min_cosine: float, *, max_pairs: int = 2_000_000) -> NearPairs:
-    """The pairs of rows at least `min_cosine` near; of more than `max_pairs`, the nearest, with the floor raised."""
+def near_pairs(
+    vectors_ND: np.ndarray[Any, Any], min_cosine: float, *, known: NearPairs | None = None, max_pairs: int = 2_000_000
+) -> NearPairs:
+    """The pairs of rows at least `min_cosine` near; of more than `max_pairs`, the nearest, with the floor raised.
+
+    `known`, where given, are the pairs of the first rows: those are not compared with one another again.
+    """
     import numpy as np
 
-    floor = min_cosine
-    held: list[tuple[Ints, Ints, Floats]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-    count = 0
+    if known is None:
+        known = NearPairs(0, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), min_cosine)
+    floor = max(min_cosine, known.floor)
+    held: list[tuple[Ints, Ints, Floats]] = [(known.rows, known.others, known.cosines)]
+    count = len(known.rows)
 
     def thinned() -> tuple[Ints, Ints, Floats]:
         nonlocal floor
@@ -200,11 +211,11 @@ def near_pairs(vectors_ND: np.ndarray[Any, Any], min_cosine: float, *, max_pairs
             rows, others, cosines = rows[kept], others[kept], cosines[kept]
         return rows, others, cosines
 
-    for rows, others, cosines in _blocks(vectors_ND, min_cosine):
+    for rows, others, cosines in _blocks(vectors_ND, min_cosine, first=known.of_rows):
         kept = cosines >= floor - TOLERANCE
         held.append((rows[kept], others[kept], cosines[kept]))
         count += int(kept.sum())
         if count > 2 * max_pairs:
             held = [thinned()]
             count = len(held[0][0])
-    return NearPairs(*thinned(), floor=floor)
+    return NearPairs(len(vectors_ND), *thinned(), floor=floor)

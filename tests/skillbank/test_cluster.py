@@ -63,10 +63,11 @@ def test_clusters_are_those_of_the_plain_way(min_cosine: float, low_rank: int | 
     for leader, members in found.members().items():
         assert leader == members[0] == min(members)
         assert (vectors[members] @ vectors[members].T).min() >= min_cosine - 1e-5
-    cosines = np.tril(vectors @ vectors.T, -1)
+    near = (vectors @ vectors.T >= min_cosine) & ~np.eye(len(vectors), dtype=bool)
     leaders = np.unique(found.leader_N)
-    assert found.near == (cosines >= min_cosine).sum()
-    assert found.still_near == (cosines[np.ix_(leaders, leaders)] >= min_cosine).sum()
+    among_leaders = near[np.ix_(leaders, leaders)]
+    assert (found.near, found.still_near) == (near.sum() // 2, among_leaders.sum() // 2)
+    assert (found.crowded, found.still_crowded) == (near.any(axis=1).sum(), among_leaders.any(axis=1).sum())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_bound_from_narrowed_vectors_is_never_below_the_cosine() -> None:
 def test_a_chain_joins_neighbours_and_not_its_ends() -> None:
     found = cluster(on_a_circle(0, 10, 20, 30), np.cos(np.radians(15)))
     assert found.leader_N.tolist() == [0, 0, 2, 2]
-    assert (found.near, found.still_near) == (3, 0)
+    assert (found.near, found.still_near, found.crowded, found.still_crowded) == (3, 0, 4, 0)
 
 
 def test_what_stays_apart_though_near_is_told() -> None:
@@ -176,6 +177,19 @@ def test_pairs_kept_give_the_same_clusters_at_every_threshold_and_order() -> Non
         afresh = cluster(vectors[order], min_cosine)
         assert from_pairs.leader_N.tolist() == afresh.leader_N.tolist()
         assert (from_pairs.near, from_pairs.still_near) == (afresh.near, afresh.still_near)
+
+
+def test_pairs_grow_with_new_rows_and_rows_may_leave() -> None:
+    vectors = in_clumps(500, 24, 0.3)
+    known = near_pairs(vectors[:450], 0.6)
+    grown, afresh = near_pairs(vectors, 0.6, known=known), near_pairs(vectors, 0.6)
+    pairs = [sorted(zip(p.rows.tolist(), p.others.tolist(), strict=True)) for p in (grown, afresh)]
+    assert pairs[0] == pairs[1]
+    assert len(known.rows) < len(grown.rows)
+    order = np.random.default_rng(3).permutation(500)[:300]
+    some = complete_link(grown.earlier(order.tolist(), 0.8), 300)
+    assert some.leader_N.tolist() == cluster(vectors[order], 0.8).leader_N.tolist()
+    assert some.near > 0
 
 
 @pytest.mark.parametrize("hits", [200, 4_000_000])
