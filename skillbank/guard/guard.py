@@ -1,0 +1,246 @@
+"""The guard: gathers what a rule may look at, runs the rules, and quarantines what they find.
+
+    guard = Guard(bank, embedder=embedder)
+    bank.add_mined(pairs, actor="miner", check=guard.check)     # on ingest
+    report = guard.scan(bank, actor="me")                        # on demand, one revision
+
+It only ever adds flags. Taking one back is a person's decision (`release`), after which the same rule does not raise the
+same reason again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from skillbank.guard.contamination import EvaluationIndex
+from skillbank.guard.context import Context, Neighbour, Source
+from skillbank.guard.evaluations import index_of
+from skillbank.guard.language import majority_language
+from skillbank.guard.neighbours import Neighbours
+from skillbank.guard.rules import chosen, flags_of
+from skillbank.query import Query
+from skillbank.records import Entry, Evidence, Flag, Kind, Mistake, Pair, Record, Skill
+
+if TYPE_CHECKING:
+    from skillbank.embed import Embedder
+    from skillbank.store import Bank
+
+CHUNK = 1000
+"""Entries looked at between two reads of the bank."""
+LANGUAGE_ENTRIES = 20
+"""A bank with fewer entries has no language yet: each entry is held against its own."""
+LANGUAGE_SAMPLE = 1000
+MAX_SOURCES = 8
+"""An entry that rests on more problems is general: their answers and numbers are no longer looked for in it."""
+
+
+class Flagged(Record):
+    """A flag and the entry that it is on."""
+
+    entry: int
+    kind: Kind
+    rule: str
+    reason: str
+
+
+class ScanReport(Record):
+    """What the guard looked at and found."""
+
+    revision: int | None
+    """The one that it made; None when it flagged nothing or only previewed."""
+    checked: int
+    flagged: tuple[Flagged, ...]
+    """New flags."""
+    by_rule: dict[str, int]
+    """Of the new ones."""
+    quarantined: int
+    """Entries that were active and are now in quarantine."""
+    known: int
+    """Flags found again that nobody released yet."""
+    released: int
+    """Flags found again that a person released: not raised."""
+    skipped: int
+    """Entries that were reworded while the guard looked: look again."""
+    evaluations: int
+    """Registered evaluation problems."""
+    language: str | None
+    embedder: str | None
+    """Without one nearness to evaluation problems was not looked for."""
+    rules: tuple[str, ...]
+
+
+class Guard:
+    """The rules, with what they need of one bank. One guard serves a bank for as long as its registry stays as it is."""
+
+    def __init__(
+        self,
+        bank: Bank | EvaluationIndex | None = None,
+        *,
+        embedder: Embedder | None = None,
+        rules: Iterable[str] | None = None,
+        language: str | None = None,
+    ) -> None:
+        """`bank`: where problems, answers and the registry are looked up; a registry alone, or None, for texts by
+        themselves. `language`: as `language.COMMON_WORDS` names it; by default that of the bank's entries.
+
+        Raises InvalidOption for an unknown rule.
+        """
+        self.rules = chosen(rules)
+        self._bank = None if isinstance(bank, EvaluationIndex) else bank
+        self.evaluations = bank if isinstance(bank, EvaluationIndex) else None if bank is None else index_of(bank)
+        self.language = language or (None if self._bank is None else bank_language(self._bank))
+        self.embedder = embedder
+        self._neighbours: Neighbours | None = None
+        if embedder is not None and self.evaluations is not None and "evaluation_near" in self.rules:
+            self._neighbours = Neighbours(self.evaluations.problems, embedder)
+        self._problems: dict[str, Source] = {}
+
+    def check(self, content: Skill | Mistake, evidence: Sequence[Evidence] = ()) -> tuple[Flag, ...]:
+        """The flags of a wording with what it rests on. What `add_mined(check=...)` calls."""
+        return tuple(flags_of(self._context(content, evidence), self.rules))
+
+    def scan(
+        self, bank: Bank, where: Query | None = None, *, actor: str, reason: str = "", preview: bool = False
+    ) -> ScanReport:
+        """Checks the entries that fit (all but retired ones), and flags and quarantines in one revision."""
+        checked, new = 0, dict[int, tuple[Entry, list[Flag]]]()
+        again: Counter[bool] = Counter()
+        for entry, flags in self.findings(bank, where):
+            checked += 1
+            known = {(flag.rule, flag.reason): flag.released for flag in entry.flags}
+            again.update(known[flag.rule, flag.reason] for flag in flags if (flag.rule, flag.reason) in known)
+            fresh = [flag for flag in flags if (flag.rule, flag.reason) not in known]
+            if fresh:
+                new[entry.id] = entry, fresh
+        revision, skipped, quarantined = self._quarantine(bank, new, actor, reason, preview)
+        flagged = tuple(
+            Flagged(entry=entry.id, kind=entry.kind, rule=flag.rule, reason=flag.reason)
+            for entry, flags in new.values()
+            if entry.id not in skipped
+            for flag in flags
+        )
+        return ScanReport(
+            revision=revision,
+            checked=checked,
+            flagged=flagged,
+            by_rule=_in_order(Counter(flag.rule for flag in flagged)),
+            quarantined=quarantined,
+            known=again[False],
+            released=again[True],
+            skipped=len(skipped),
+            evaluations=0 if self.evaluations is None else len(self.evaluations.problems),
+            language=self.language,
+            embedder=None if self._neighbours is None or self.embedder is None else self.embedder.describe(),
+            rules=tuple(self.rules),
+        )
+
+    def _quarantine(
+        self, bank: Bank, new: dict[int, tuple[Entry, list[Flag]]], actor: str, reason: str, preview: bool
+    ) -> tuple[int | None, set[int], int]:
+        if not new:
+            return None, set(), 0
+        skipped: set[int] = set()
+        with bank.change(actor=actor, reason=reason or "guard") as change:
+            before = {row["id"]: row["status"] for row in change.load(new)}
+            for entry_id, (entry, flags) in new.items():
+                if change.row(entry_id)["version"] != entry.version:
+                    skipped.add(entry_id)
+                else:
+                    change.flag(entry_id, flags)
+            quarantined = sum(
+                before[i] == "active" and change.row(i)["status"] == "quarantined" for i in new if i not in skipped
+            )
+            done = change.revision if change.events and not preview else None
+            change.abandoned = preview
+        return done, skipped, quarantined
+
+    def findings(
+        self, bank: Bank, where: Query | None = None, ids: Iterable[int] | None = None
+    ) -> Iterator[tuple[Entry, tuple[Flag, ...]]]:
+        """(entry, its flags as of now) of skills and mistakes that fit and are not retired. Changes nothing."""
+        wanted = list(ids) if ids is not None else bank.ids(where or Query())
+        for start in range(0, len(wanted), CHUNK):
+            entries = [
+                entry
+                for entry in bank.entries(ids=wanted[start : start + CHUNK])
+                if entry.kind != "pair" and entry.status != "retired"
+            ]
+            evidence = {entry.id: bank.evidence(entry.id) if entry.evidence_count else [] for entry in entries}
+            self._prepare(entries, evidence)
+            for entry in entries:
+                assert not isinstance(entry.content, Pair)
+                yield entry, self.check(entry.content, evidence[entry.id])
+
+    # What a rule gets to see
+
+    def _context(self, content: Skill | Mistake, evidence: Sequence[Evidence]) -> Context:
+        problem_ids = list(dict.fromkeys(place.problem_id for place in evidence))
+        sources = tuple(self._source(problem_id) for problem_id in problem_ids)
+        few = sources if len(sources) <= MAX_SOURCES else tuple(s._replace(answers=()) for s in sources)
+        return Context(
+            content=content,
+            evidence=tuple(evidence),
+            sources=few,
+            guided=self._guided(evidence),
+            evaluations=self.evaluations,
+            neighbours=tuple(self._near(content, sources)),
+            language=self.language,
+        )
+
+    def _source(self, problem_id: str) -> Source:
+        known = self._problems.get(problem_id)
+        if known is not None:
+            return known
+        problem = None if self._bank is None else self._bank.problem(problem_id)
+        answers = [] if problem is None or problem.reference is None else [problem.reference]
+        if self._bank is not None and not answers:
+            sql = "SELECT DISTINCT answer FROM rollouts WHERE problem_id = ? AND outcome = 'correct' AND answer IS NOT NULL"
+            answers = [row[0] for row in self._bank.db.rows(f"{sql} ORDER BY answer", (problem_id,))]
+        source = Source(problem_id, None if problem is None else problem.problem, tuple(answers))
+        if source.problem is not None:  # one that is not in the bank yet may come later
+            if len(self._problems) >= 50_000:
+                self._problems.clear()
+            self._problems[problem_id] = source
+        return source
+
+    def _guided(self, evidence: Sequence[Evidence]) -> frozenset[str]:
+        if self._bank is None or not evidence or "guided" not in self.rules:
+            return frozenset()
+        named = json.dumps(sorted({place.rollout_id for place in evidence}))
+        sql = "SELECT rollout_id FROM rollouts WHERE guided AND rollout_id IN (SELECT value FROM json_each(?))"
+        return frozenset(row[0] for row in self._bank.db.rows(sql, (named,)))
+
+    def _near(self, content: Skill | Mistake, sources: Sequence[Source]) -> Iterator[Neighbour]:
+        if self._neighbours is None:
+            return
+        yield from self._neighbours.near("entry", content.text())
+        for source in sources[:MAX_SOURCES]:
+            if source.problem:
+                yield from self._neighbours.near(f"source problem {source.problem_id}", source.problem)
+
+    def _prepare(self, entries: Sequence[Entry], evidence: dict[int, list[Evidence]]) -> None:
+        if self._neighbours is None:
+            return
+        texts = [entry.content.text() for entry in entries if not isinstance(entry.content, Pair)]
+        ids = {place.problem_id for places in evidence.values() for place in places}
+        texts += [problem for problem_id in sorted(ids) if (problem := self._source(problem_id).problem)]
+        self._neighbours.prepare(texts)
+
+
+def bank_language(bank: Bank) -> str | None:
+    """The language of a bank's entries, told from some of them; None for a bank of few."""
+    texts = [
+        row[0]
+        for row in bank.db.rows(
+            "SELECT text FROM entries WHERE text IS NOT NULL AND status = 'active' ORDER BY id LIMIT ?",
+            (LANGUAGE_SAMPLE,),
+        )
+    ]
+    return majority_language(texts) if len(texts) >= LANGUAGE_ENTRIES else None
+
+
+def _in_order(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

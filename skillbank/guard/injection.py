@@ -1,0 +1,75 @@
+"""Rules against words that want to command the model that reads them: orders to drop its instructions, claims to a role,
+tokens of chat templates, text that hides its meaning in an encoding.
+
+Skills are shown to a teacher as guidance, so an entry that says "ignore the above" speaks with the prompt's authority.
+English families are matched by verb, scope and object rather than by sentence; other languages by their set phrases.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+
+from skillbank.guard.context import Content, Context
+from skillbank.guard.phrases import CYRILLIC, FOREIGN, NOT_ORDERED, OVERRIDES, ROLES, SQUEEZED
+from skillbank.guard.text import excerpt, plain
+from skillbank.records import Flag
+
+# ------------------------------------------------------------------------------------------------------- chat templates
+
+_TEMPLATE = re.compile(
+    r"<\s?[|｜]\s?/?[a-z_▁][a-z_▁ 0-9]{2,30}\s?(?:[|｜]\s?>)?|[a-z_▁]{3,}[|｜]>"
+    r"|\[/?(?:inst|sys(?:tem)?_prompt|available_tools|tool_calls?|tool_results?|cls|sep|mask|bos|eos)\]"
+    r"|<</?sys>>|</?s>|</?(?:bos|eos|pad|unk|mask|cls|sep)>|<(?:start|end)_of_[a-z_]+>"
+    r"|</?(?:think(?:ing)?|scratchpad|tool_calls?|tool_response|function_calls?|system|assistant|user|human|instructions?)>"
+    r"|#{2,}\s?(?:instructions?|response|human|assistant|system|user|input|prompt)\s?:"
+    r"|\"?\brole\"?\s?[:=]\s?\"(?:system|assistant|user|developer|tool)\""
+)
+
+
+def chat_template(content: Content, context: Context) -> Iterator[Flag]:
+    """Tokens that open or close a turn in some model's chat template."""
+    view = context.plain
+    if not ("<" in view or "[" in view or "|" in view or "##" in view or "role" in view):
+        return
+    for match in _TEMPLATE.finditer(view):
+        yield Flag(rule="chat_template", reason=f"token of a chat template: '{excerpt(view, *match.span())}'")
+
+
+def override(content: Content, context: Context) -> Iterator[Flag]:
+    """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to give its prompt away."""
+    view = context.plain
+    for pattern in OVERRIDES:
+        for match in pattern.finditer(view):
+            if not NOT_ORDERED.search(view, max(0, match.start() - 25), match.start()):
+                yield _ordered(excerpt(view, *match.span()))
+                return
+    if not view.isascii() or "ign" in view or "instr" in view or "verg" in view:
+        for pattern, where in ((FOREIGN, view), (FOREIGN, context.text.lower()), (CYRILLIC, context.text)):
+            if match := pattern.search(where):
+                yield _ordered(excerpt(where, *match.span()))
+                return
+    letters = context.squeezed
+    for how, letters_read in (
+        ("with its letters spaced or swapped", letters),
+        ("written backwards", letters[::-1]),
+        ("in rot13", codecs.encode(letters, "rot13")),
+    ):
+        if match := SQUEEZED.search(letters_read):
+            yield _ordered(excerpt(letters_read, *match.span()), f", {how}")
+            return
+
+
+def _ordered(words: str, how: str = "") -> Flag:
+    return Flag(rule="override", reason=f"gives the model an order: '{words}'{how}")
+
+
+def role_claim(content: Content, context: Context) -> Iterator[Flag]:
+    """Text that opens a turn of its own, or tells the model who it is."""
+    for part in context.fields:  # a turn can begin with any field
+        view = plain(part)
+        for pattern in ROLES:
+            if match := pattern.search(view):
+                yield Flag(rule="role_claim", reason=f"claims a role: '{excerpt(view, *match.span())}'")
+                return

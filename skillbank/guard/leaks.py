@@ -1,0 +1,326 @@
+"""Rules against answers in entries: phrases that state one, the source problem's answer, numbers of the source problem.
+
+Two cases differ. An imported entry comes without its problem, and only its phrases can tell ("the correct answer (125)").
+A mined one has its problem and reference answer in the bank, and the value itself is looked for: where it stands as a
+result (after `=`, in a box, as "the answer is"), or anywhere if it is neither a number that the problem gives nor one
+that any text may hold. What a miner quotes as an example keeps its numbers; a number of the problem outside a quote says
+that the lesson was written for that one problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from skillbank.guard.context import Content, Context
+from skillbank.guard.text import excerpt
+from skillbank.records import Evidence, Flag
+
+_NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:/\d+)?"
+_VALUE = (
+    rf"(?:\\boxed\s?\{{[^{{}}]*\d[^{{}}]*\}}|\$[^$\n]{{0,60}}?\d[^$\n]{{0,60}}?\$|\\d?frac\{{[^{{}}]+\}}\{{[^{{}}]+\}}"
+    rf"|\(?[$€£-]?(?:{_NUMBER})(?!\d))"
+)
+_TRUE = (
+    r"(?:correct|right|true|actual|expected|reference|official|intended|gold(?:en)?|target|final|real|proper|accepted)"
+)
+_RESULT = r"(?:answer|result|value|solution|output|count|total|outcome|label)"
+_IS = (
+    r"(?:\s?(?:\(|=|:|,)|\s(?:is|was|are|of|being|equals|equal to|to be|should be|should have been|must be|has to be|would be"
+    r"|turns out to be|comes to|ends in|which (?:is|ends in|equals)|yields|gives|in fact|simply|actually|exactly|just))*\s?"
+)
+_STATED = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b{_TRUE} {_RESULT}\b{_IS}{_VALUE}",
+        rf"\banswer\b(?:\s?[:=(]|\s(?:is|was|must be|equals|should be|should have been|would be|has to be)\b)"
+        rf"(?:\s(?:e\.g\.,?|i\.e\.,?|simply|exactly|just|indeed))?\s?{_VALUE}",
+        rf"\banswer \((?:e\.g\.,?|i\.e\.,?|namely|that is,?)\s?[^()]{{0,40}}?=\s?{_VALUE}",
+        rf"\binstead of (?:the )?{_TRUE}\b[^.;\n]{{0,12}}?{_VALUE}",
+        rf"(?:{_NUMBER})(?:\s[a-z]+){{0,2}},? instead of (?:the )?(?:\d{{3,}}|\d+[.,/]\d+)",
+        rf"\b{_TRUE} (?:one|number|figure|expression)\b(?:\s(?:is|was|should be|equals)|\s?[:=(])\s?{_VALUE}",
+        r"\\boxed\s?\{[^{}]*\w[^{}]*\}",
+        rf"\b(?:gold|target|reference|truth) ?(?:label|answer|value)?\s?[:=]\s?{_VALUE}",
+    )
+)
+_KNOWN = re.compile(
+    r"\bground[ -]?truths?\b|\b(?:answer|solution|marking|grading|grader'?s?|teacher'?s?) (?:key|sheet|scheme)\b"
+    r"|\b(?:reference|gold(?:en)?|official|published|expected|desired|hidden) (?:answer|solution|label|output)s?\b"
+    r"|\bexpected (?:final )?results?\b(?= (?:of|is|was)\b)|\b(?:gold|truth|target) label\b",
+    re.IGNORECASE,
+)
+
+
+def answer_phrase(content: Content, context: Context) -> Iterator[Flag]:
+    """An answer stated as such, or talk of one that only a grader knows."""
+    text = context.text
+    for pattern in _STATED:
+        if match := pattern.search(text):
+            yield Flag(rule="answer_phrase", reason=f"states an answer: '{excerpt(text, *match.span())}'")
+            break
+    if match := _KNOWN.search(text):
+        words = excerpt(text, *match.span())
+        yield Flag(rule="answer_phrase", reason=f"leans on an answer that no solver has: '{words}'")
+
+
+# ----------------------------------------------------------------------------------------------------- the known answer
+
+_NUMBERS = re.compile(rf"(?<![\w.\\])-?(?:{_NUMBER})(?![\w]|\.\d)|(?<=[$£€])(?:{_NUMBER})")
+_SMALL = 12
+"""Whole numbers up to here stand in any text; the answer among them counts only where it stands as a result."""
+_GENERAL = frozenset(
+    [
+        "13",
+        "14",
+        "15",
+        "16",
+        "18",
+        "20",
+        "24",
+        "25",
+        "30",
+        "32",
+        "36",
+        "40",
+        "45",
+        "48",
+        "50",
+        "52",
+        "60",
+        "64",
+        "72",
+        "75",
+        "80",
+        "90",
+        "99",
+        "100",
+        "120",
+        "125",
+        "128",
+        "144",
+        "150",
+        "180",
+        "200",
+        "250",
+        "256",
+        "270",
+        "300",
+        "360",
+        "365",
+        "366",
+        "400",
+        "500",
+        "512",
+        "600",
+        "720",
+        "750",
+        "800",
+        "900",
+        "1000",
+        "1024",
+        "1461",
+        "1900",
+        "2000",
+        "10000",
+        "100000",
+        "1000000",
+        "3.14",
+        "3.1416",
+        "0.5",
+        "0.25",
+        "0.75",
+        "0.1",
+        "0.01",
+        "0.001",
+        "0.05",
+        "1.5",
+        "2.5",
+        "2.718",
+        "1.96",
+        "1/2",
+        "1/3",
+        "2/3",
+        "1/4",
+        "3/4",
+        "1/5",
+        "1/6",
+        "1/8",
+        "1/10",
+    ]
+)
+"""Numbers that general advice quotes: powers, angles, calendars, percentages."""
+_NUMBER_WORDS = dict(
+    zip(
+        [
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "twenty",
+            "hundred",
+        ],
+        ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "20", "100"],
+        strict=True,
+    )
+)
+
+
+@lru_cache(maxsize=65536)
+def normal_number(number: str) -> str:
+    """One spelling for each number: `1,600`, `1600.0` and `$1600` are `1600`."""
+    bare = number.replace(",", "").lstrip("$€£")
+    if "." in bare and "/" not in bare:
+        bare = bare.rstrip("0").rstrip(".")
+    sign, digits = ("-", bare[1:]) if bare.startswith("-") else ("", bare)
+    return sign + (digits.lstrip("0") or "0")
+
+
+def numbers_of(text: str) -> set[str]:
+    """The numbers of a text without their signs, in one spelling each."""
+    return {normal_number(match.group().lstrip("-")) for match in _NUMBERS.finditer(text)}
+
+
+def answer_value(content: Content, context: Context) -> Iterator[Flag]:
+    """The answer of a source problem, as a value."""
+    text = context.text
+    for source in context.sources:
+        for answer in sorted({_bare(answer) for answer in source.answers} - {""}):
+            if match := _stands(answer, text, source.problem or ""):
+                words = excerpt(text, max(0, match[0] - 20), match[1])
+                reason = f"holds the answer {excerpt(answer, 0, 30)} of problem {source.problem_id}: '{words}'"
+                yield Flag(rule="answer_value", reason=reason)
+
+
+@lru_cache(maxsize=65536)
+def _bare(answer: str) -> str:
+    """An answer without the box, dollar signs and unit words around it."""
+    text = answer.strip().strip("$").strip()
+    if boxed := re.fullmatch(r"\\boxed\s?\{(.*)\}", text, re.DOTALL):
+        text = boxed[1]
+    text = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}|\\[,!;% ]|\s+", " ", text).strip().rstrip(".")
+    number = re.fullmatch(rf"[$€£]?\s?-?(?:{_NUMBER})\s?%?", text)
+    return normal_number(text.rstrip("% ").replace(" ", "")) if number else text
+
+
+def _stands(answer: str, text: str, problem: str) -> tuple[int, int] | None:
+    """Where an answer stands in a text as an answer does."""
+    if not re.fullmatch(r"-?[\d.,/]+", answer):
+        return _stands_as_text(answer, text)
+    magnitude = answer.lstrip("-")
+    given = magnitude in numbers_of(problem) or magnitude in _number_words(problem)
+    anywhere = not given and not _general(magnitude)
+    for match in _NUMBERS.finditer(text):
+        if normal_number(match.group().lstrip("-")) == magnitude and (
+            anywhere or _as_result(text, match.start(), match.end(), given)
+        ):
+            return match.span()
+    return None
+
+
+def _general(number: str) -> bool:
+    return number in _GENERAL or (number.isdigit() and int(number) <= _SMALL)
+
+
+_RESULT_BEFORE = re.compile(r"(?:=|≡|\\equiv)\s*[$€£({]*\s*-?\s*$")
+_ANSWER_BEFORE = re.compile(
+    r"(?:\b(?:answer|result|total|remainder|solution)\b(?:\s?[:=(]|\s(?:is|was|of|equals|must be|comes to))*\s?[$€£(]*"
+    r"|\\boxed\s?\{\s?|\bmust be )$",
+    re.IGNORECASE,
+)
+_GOES_ON = re.compile(r"\s*[$)}]*\s*(?:[+*/^×·÷<]|-\s*\d|\\times|\\cdot|\\frac)")
+
+
+def _as_result(text: str, start: int, end: int, given: bool) -> bool:
+    """Whether a number stands as an outcome: in a box, as "the answer is", after `=` with the equation at its end.
+
+    One that the problem gives stands after `=` also where it was merely written down, so that does not count.
+    """
+    before = text[max(0, start - 30) : start]
+    if _ANSWER_BEFORE.search(before):
+        return True
+    return not given and _RESULT_BEFORE.search(before) is not None and _GOES_ON.match(text, end) is None
+
+
+def _stands_as_text(answer: str, text: str) -> tuple[int, int] | None:
+    """An answer that is no plain number, by its characters without spaces; one of fewer than four tells nothing."""
+    wanted = re.sub(r"[\s$]|\\[,!; ]|\\left|\\right", "", answer).replace("dfrac", "frac").replace("tfrac", "frac")
+    if len(wanted) < 4 or not re.search(r"\d|\\", wanted) or re.fullmatch(r"\\[a-zA-Z]+", wanted):
+        return None
+    places = [place for place, c in enumerate(text) if not c.isspace() and c != "$"]
+    squeezed = "".join(text[place] for place in places)
+    at = squeezed.find(wanted)
+    while at >= 0:
+        before, after = squeezed[at - 1 : at], squeezed[at + len(wanted) : at + len(wanted) + 1]
+        if not (wanted[0].isdigit() and before.isdigit()) and not (wanted[-1].isalnum() and after.isalnum()):
+            return places[at], places[at + len(wanted) - 1] + 1
+        at = squeezed.find(wanted, at + 1)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _number_words(problem: str) -> frozenset[str]:
+    words = set(re.findall(r"[a-z]+", problem.lower()))
+    return frozenset(number for word, number in _NUMBER_WORDS.items() if word in words)
+
+
+# ------------------------------------------------------------------------------------------- numbers of the problem
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+QUOTED_TOKENS = 4
+"""So many words and signs in a row, shared with a quote of the evidence, are that quote."""
+DISTINCT_DIGITS = 3
+"""A number of the problem with so many digits is enough to tell it; of shorter ones it takes two."""
+
+
+def problem_number(content: Content, context: Context) -> Iterator[Flag]:
+    """Numbers of the one problem that an entry rests on, outside what it quotes from its rollouts."""
+    if len(context.sources) != 1 or not context.sources[0].problem:
+        return
+    source = context.sources[0]
+    assert source.problem is not None
+    shared = {n for n in numbers_of(context.text) & numbers_of(source.problem) if not _general(n) and len(n) > 1}
+    if not shared:
+        return
+    own = numbers_of(_without_quotes(context.text, context.evidence))
+    left = sorted(shared & own)
+    if any(sum(map(str.isdigit, n)) >= DISTINCT_DIGITS for n in left) or len(left) >= 2:
+        shown = ", ".join(left[:4])
+        yield Flag(rule="problem_number", reason=f"holds numbers of problem {source.problem_id} alone: {shown}")
+
+
+def _without_quotes(text: str, evidence: Iterable[Evidence]) -> str:
+    """The text without what it shares with a quote, `QUOTED_TOKENS` in a row or more."""
+    grams: set[tuple[str, ...]] = set()
+    for quoted in {place.quote for place in evidence}:
+        tokens = _TOKEN.findall(quoted)
+        size = min(QUOTED_TOKENS, len(tokens))
+        grams.update(tuple(tokens[n : n + size]) for n in range(len(tokens) - size + 1))
+    sizes = {len(gram) for gram in grams} - {0}
+    tokens = _TOKEN.findall(text)
+    quoted_places: set[int] = set()
+    for size in sizes:
+        for n in range(len(tokens) - size + 1):
+            if tuple(tokens[n : n + size]) in grams:
+                quoted_places.update(range(n, n + size))
+    return " ".join("·" if n in quoted_places else token for n, token in enumerate(tokens))
+
+
+# --------------------------------------------------------------------------------------------------------------- guided
+
+
+def guided(content: Content, context: Context) -> Iterator[Flag]:
+    """Mined from rollouts whose prompt contained skills: the bank would learn its own words."""
+    rollouts = {place.rollout_id for place in context.evidence}
+    if rollouts and rollouts <= context.guided:
+        first = min(rollouts)
+        more = f" and {len(rollouts) - 1} more" if len(rollouts) > 1 else ""
+        yield Flag(rule="guided", reason=f"rests only on rollouts whose prompt held skills: {first}{more}")

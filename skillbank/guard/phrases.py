@@ -1,0 +1,134 @@
+"""The phrases by which a text commands the model that reads it, as patterns over plain text (`text.plain`).
+
+English families are matched by verb, scope and object within a clause; other languages by their set phrases. Words that
+mathematics uses too (ignore, rule, condition, system, assume) count only with an object or a place that mathematics does
+not give them.
+"""
+
+from __future__ import annotations
+
+import re
+
+# ------------------------------------------------------------------------------------------------------------ overrides
+
+_DROP = (
+    r"(?:ignore|disregard|forget|override|overrule|bypass|circumvent|neglect|dismiss|discard|abandon|skip|violate|erase"
+    r"|(?:set|put|lay|leave|cast) aside|(?:pay|give) no (?:attention|heed) to|never mind|break (?:out of|free from)"
+    r"|(?:do not|don't|never|no longer|stop|cease|quit|refrain from) (?:follow|obey|heed|respect|observ|apply|listen)\w*"
+    r"(?: to)?|take no notice of|turn off|disable|throw (?:away|out)|unlearn)"
+)
+_ORDERS = (
+    r"(?:instructions?|prompts?|guidelines?|guidance|directives?|directions|orders|commands?|polic(?:y|ies)|guard ?rails?"
+    r"|safety|safeguards?|system message|developer|programming|training|persona|configuration|(?:was|were|been) told"
+    r"|(?:had|have) been (?:given|told)|told you|taught you)"
+)
+_RULES = (
+    r"(?:rules?|constraints?|restrictions?|limits|limitations|messages?|context|conditions|text|everything|anything)"
+)
+_BEFORE = (
+    r"(?:previous(?:ly)?|prior|earlier|preceding|foregoing|above|before|beforehand|so far|existing|original|initial"
+    r"|system|developer|hidden|at the top|came before|up to now|until now)"
+)
+_YOURS = r"(?:your|you were|you have|you had|you've|told you|gave you|set for you|bind you|given to you|the user)"
+_WITHIN = r"[^.!?;:\n]{0,60}?"
+_START = (
+    r"(?:^|[.!?;:,(\"'*\-] ?|\b(?:please|kindly|now|then|and|must|should|just|you|to|simply|can|may|first|always) )"
+)
+NOT_ORDERED = re.compile(r"(?:do not|don't|never|not to|avoid|without|cannot|should not|shouldn't|must not)\s+\w*\s*$")
+
+OVERRIDES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # to drop orders that came before, or that are the reader's own
+        rf"\b{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS}|all|any|every|whatever)\b{_WITHIN}\b{_ORDERS}\b",
+        rf"\b{_DROP}\b{_WITHIN}\b{_ORDERS}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS})\b",
+        rf"\b{_DROP} (?:the |that |this )?(?:system |hidden )?(?:prompt|guard ?rails?|safety)\b",
+        # rules and conditions are words of mathematics too: an order to the reader, at the beginning of a clause
+        rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|whatever) {_RULES}\b",
+        rf"{_START}{_DROP}\b{_WITHIN}\b{_RULES}\b[^.!?;:\n]{{0,25}}?\b(?:{_BEFORE}|{_YOURS})\b(?! case| step| line| part)",
+        rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_YOURS}|safety|content) (?:\w+ )?{_RULES}\b",
+        # orders declared void
+        rf"\b{_ORDERS}\b{_WITHIN}\b(?:void|cancell?ed|lifted|revoked|suspended|obsolete|overridden|expired|superseded"
+        r"|null|invalid|no longer (?:\w+ )?(?:appl|hold|valid|count|bind|matter|in force)\w*|(?:do|does) not apply"
+        r"|not? appl\w+|appl\w+ (?:any ?more|no longer))",
+        rf"\b(?:all|your|earlier|previous|prior) (?:\w+ )?{_RULES}\b[^.!?;:\n]{{0,20}}?\b(?:lifted|void|cancell?ed|revoked"
+        r"|suspended|no longer (?:bind|apply to you))",
+        r"\bno longer (?:bind|apply to|bound by)\b[^.!?;:\n]{0,15}\b(?:you|rules?|instructions?)\b",
+        # new ones given
+        r"\b(?:new|updated|real|actual|revised|secret|additional|urgent) (?:instructions?|orders?|directives?|task"
+        r"|system prompt|commands?) ?[:\-]",
+        r"\b(?:from (?:now|here|this point|this moment) on(?:wards?)?|henceforth|going forward|starting now)\b"
+        r"[^.!?\n]{0,40}?\b(?:you (?:must|will|shall|should|are|may|can|always|only|have)|respond|reply|obey|act as|answer"
+        r" (?:only|with|every|each|all)|none of)",
+        r"\b(?:obey|comply with|heed)\b[^.!?\n]{0,15}\b(?:only|every|each|all|any|this|these|my|the user|what follows)\b",
+        r"\b(?:act|rely|go) only on (?:the text|this|what follows)\b",
+        r"\b(?:whatever|no matter what|regardless of what|anything) (?:the )?(?:user|reader|question|asker|human)\b"
+        r"[^.!?\n]{0,30}\b(?:say|ask|want|respond|reply|answer|output)\w*",
+        r"\b(?:reply|respond|answer|output)\w*(?: \w+){0,2} (?:only|just|solely|exclusively|merely|nothing but|nothing"
+        r" except)(?: by| with| using)? (?:the|a|an|one|this|that)? ?(?:single )?(?:word|phrase|number|sentence|yes|no|ok)\b",
+        r"\b(?:reply|respond|answer|output|write|say|print)\b(?: \w+){0,2} the (?:single )?(?:word|phrase)\b",
+        # the prompt drawn out of the model, refusals switched off
+        r"\b(?:print|reveal|output|show|display|repeat|leak|dump|recite|disclose|expose|quote|tell me|write out)\b"
+        r"[^.!?\n]{0,30}\b(?:system|hidden|secret|initial|original|full|your|its|developer)\b[^.!?\n]{0,15}"
+        r"\b(?:prompt|instructions?|configuration|message|wording|rules)\b",
+        r"\b(?:system|hidden|secret|developer) (?:prompt|message|instructions?)\b|\bprompt injection\b|\bjail ?break",
+        r"\b(?:never|do not|don't|without(?: any)?|no) (?:ever )?(?:refus\w+|declin(?:e|ing) (?:a|any) request)",
+        r"\byou (?:must|shall|will|have to|are to|need to) (?:always |only |never |now )?(?:obey|comply|respond|reply|refuse"
+        r"|give the (?:opposite|wrong)|agree|praise|say|output|answer (?:with|only|yes|no))",
+        r"\balways (?:answer|reply|respond|say|agree|output|tell)(?: \w+)? (?:yes|no|zero|the user|the reader|with)\b",
+        r"\b(?:tutor|assistant|model|ai|bot)\b (?:must|has to|should|shall|will) (?:always )?(?:agree|obey|comply|say|praise)",
+    )
+)
+SQUEEZED = re.compile(
+    r"(?:ignore|disregard|forget|override|bypass)(?:all|any|the|every|of|your|my|these|those|each)*"
+    r"(?:previous|prior|above|earlier|preceding|foregoing|system|initial|original|safety|your|existing)"
+    r"(?:[a-z]{0,12})(?:instruction|prompt|rule|guideline|message|direction|directive|command|polic|guidance)"
+    r"|(?:ignore|disregard|forget|override)(?:all|any|the|your|of)*(?:instructions|prompt|guidelines)"
+    r"(?:above|before|given|and|so)"
+    r"|(?:reveal|print|repeat|show)(?:the|your|me)*(?:system|hidden)prompt"
+)
+FOREIGN = re.compile(
+    r"(?:ignor[aeo]\w*|olvid[ae]\w*|haz caso omiso|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas)"
+    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben|instruktion\w*)"
+    r"|(?:ignor\w+|oubli\w+|ne (?:tiens|tenez) pas compte|ne (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
+    r"|instructions?|directives|r[èe]gles)"
+    r"|(?:ignora\w*|dimentica\w*|trascura\w*|non seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
+    r"|(?:ignor\w+|esque[cç]\w+|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
+    r"|(?:negeer|vergeet)\b[^.!?]{0,40}\b(?:instructies|opdrachten|regels|aanwijzingen)"
+    r"|(?:zignoruj|ignoruj|zapomnij)\b[^.!?]{0,40}\b(?:instrukcj\w+|polece\w+|zasad\w*)"
+    r"|(?:önceki|yukarıdaki)[^.!?]{0,30}(?:talimat|komut)[^.!?]{0,20}(?:yok say|unut|dikkate alma)"
+    r"|(?:忽略|无视|無視|忘记|忘記|不要理会|不要遵守)[^。！？]{0,15}(?:指令|指示|提示|规则|規則|命令|说明)"
+    r"|(?:指示|命令|プロンプト|ルール)[^。！？]{0,12}(?:無視|忘れ)"
+    r"|(?:지시|명령|프롬프트|규칙)[^.!?]{0,12}(?:무시|잊)"
+    r"|(?:تجاهل|انس)[^.!?]{0,30}(?:التعليمات|الأوامر|القواعد)"
+    r"|(?:अनदेखा|नज़रअंदाज|भूल)[^.!?।]{0,20}(?:निर्देश)|(?:निर्देश)[^.!?।]{0,20}(?:अनदेखा|नज़रअंदाज|भूल)"
+)
+CYRILLIC = re.compile(
+    r"(?:игнорир\w*|забудь\w*|не обращай\w* внимания|отмени\w*|пренебрег\w*|ігноруй\w*)[^.!?]{0,40}"
+    r"(?:инструкци\w*|указани\w*|правил\w*|команд\w*|інструкці\w*)",
+    re.IGNORECASE,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------- roles
+
+_BEING = r"(?:model|assistant|ai|bot|chat ?bot|agent|dan|tutor|pirate|hacker|admin|administrator|root|terminal|shell"
+_BEING += (
+    r"|character|persona|jailbreak|operator|human|person|robot|developer|system|interpreter|gpt\w*|claude|teacher)"
+)
+ROLES = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"(?:^|[.!?:>\])*#\"\n] ?|\*\*|\[|\(|#)(?:system|assistant|user|human|ai|developer|tool)(?: (?:message|prompt|note))?"
+        r"(?:\]|\)|\*\*)? ?:(?!=)",
+        r"(?:^|[.!?:\n] ?)\[(?:system|assistant|user|developer)\]",
+        rf"\byou(?:'re| are) (?:now|no longer|henceforth|hereby|from now on|actually|secretly)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
+        r"\byou(?:'re| are) (?:now )?(?:in|entering) (?:\w+ )?(?:developer|debug|god|admin|jailbreak|dan|unrestricted) mode",
+        rf"\b(?:act|behave|respond|speak|roleplay|role-play|work|operate) (?:as|like)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
+        r"\bpretend (?:that )?(?:you|to be)\b|\bimagine (?:that )?you(?:'re| are) (?:a|an|the)\b[^.!?\n]{0,20}\b"
+        + _BEING,
+        r"\bas an? (?:ai|artificial intelligence|large language|language) (?:language )?(?:model|assistant)\b",
+        r"\bi(?:'m| am) sorry,? but i (?:can|am)|\bi (?:cannot|can't|won't) (?:help|assist|comply|do that)",
+        r"\bdo anything now\b|\b(?:developer|god|jailbreak) mode\b",
+    )
+)
