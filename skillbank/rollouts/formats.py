@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from skillbank.records import Outcome, Rollout, problem_hash
-from skillbank.rollouts.chat import completion_of, problem_of
+from skillbank.rollouts.chat import completion_of, problem_of, shows_skills
 from skillbank.rollouts.rejects import Unusable
 from skillbank.rollouts.rewards import Verdict, deciding, outcome_of
 
@@ -229,6 +229,7 @@ def _attempt(
             "completion": text,
             "outcome": outcome,
             "source": source,
+            "guided": shows_skills(prompt),
             **fields,
         }
     )

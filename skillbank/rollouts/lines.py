@@ -39,7 +39,7 @@ def records(file: Path) -> Iterator[Read]:
     return _unpacked(file) if packed else _plain(file)
 
 
-def shown(raw: Raw) -> str:
+def shown(raw: object) -> str:
     """What stands in the file, as text."""
     if isinstance(raw, bytes):
         return raw.decode("utf-8", errors="backslashreplace")
