@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -110,6 +110,14 @@ class BankConfig(Config):
     mode: Literal["similar", "random"] = "similar"
     temperature: PositiveFloat = 1.0
     """Of the softmax over mean cosines that weighs the pairs."""
+    pairing: Literal["rank", "mined", "match"] = "rank"
+    """By rank (the paper), only pairs as they were mined, or each skill with the mistake nearest to it."""
+    diversity: float = Field(0.0, ge=0.0, lt=1.0)
+    """Above 0, entries that resemble those already chosen are passed over (maximal marginal relevance)."""
+    min_cosine: Annotated[float, Field(ge=-1.0, le=1.0)] | Literal["auto"] | None = None
+    """Entries with a lower cosine to the problem are not used; `auto` reads the bound off the bank's own problems."""
+    where: str | None = None
+    """Only entries that fit, such as `utility:>0`; read at the start and when the bank's revision changes."""
     leave_one_problem_out: bool = True
     """Never give a problem the entries that were mined from that problem alone."""
 

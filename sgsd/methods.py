@@ -76,6 +76,10 @@ def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
         k=config.k,
         temperature=config.temperature,
         mode=config.mode,
+        pairing=config.pairing,
+        diversity=config.diversity,
+        min_cosine=config.min_cosine,
+        where=config.where,
         leave_one_problem_out=config.leave_one_problem_out,
         seed=seed,
     )

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import Field
+
 from skillbank.errors import EmbedderNotFound
 from skillbank.lexical import DESCRIPTION, MARKER_FILE, build_lexical_embedder
-from skillbank.records import Record
+from skillbank.records import Mistake, Record, Skill
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Embedder", "Fingerprint", "build_lexical_embedder"]
 
 BATCH_SIZE = 64
+
+
+def template_hash() -> str:
+    """Changes when skills or mistakes are put into words otherwise: their old vectors are foreign then."""
+    skill = Skill(title="title", principle="principle", when_to_apply="when")
+    mistake = Mistake(description="description", why_it_happens="why", how_to_avoid="how")
+    return hashlib.sha256(f"{skill.text()}\0{mistake.text()}".encode()).hexdigest()[:8]
 
 
 class Fingerprint(Record):
@@ -37,6 +46,8 @@ class Fingerprint(Record):
     document_prompt: str = ""
     dim: int
     dtype: str
+    template: str = Field(default_factory=template_hash)
+    """Hash of how an entry becomes the text that is embedded."""
 
     @property
     def digest(self) -> str:

@@ -1,8 +1,8 @@
 """Problem -> the skill-mistake pairs that guide its teachers, with weights (docs/method.md, step 3).
 
-The K nearest skills and the K nearest mistakes are paired by rank. Never returned: entries that `store.py` does not
-call retrievable, a skill and mistake joined by a pair entry that is not active (the skill then takes the next mistake),
-and, unless told otherwise, entries that rest on nothing but the very problem asked about.
+The K nearest skills and the K nearest mistakes are paired, by rank unless told otherwise (`pairing.py`). Never
+returned: entries that `store.py` does not call retrievable, a skill and mistake joined by a pair entry that is not
+active, and, unless told otherwise, entries that rest on nothing but the very problem asked about.
 """
 
 from __future__ import annotations
@@ -12,74 +12,53 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from skillbank.abstain import calibrate
+from skillbank.candidates import Candidates
 from skillbank.embed import Embedder
 from skillbank.errors import InvalidOption, SkillBankWarning
 from skillbank.index import VectorIndex
-from skillbank.query import SIDES
-from skillbank.records import Entry, Kind, Mistake, RetrievedPair, Skill, problem_hash
+from skillbank.nearest import Nearest
+from skillbank.pairing import Found, Joined, Ranked, by_rank, pairs_among
+from skillbank.places import resting_on
+from skillbank.query import SIDES, Query
+from skillbank.records import Entry, Kind, Mistake, Pair, RetrievedPair, Skill, problem_hash
+from skillbank.settings import Mode, Pairing, Settings
 from skillbank.store import Bank
 from skillbank.vectors import bank_embedder
 
 if TYPE_CHECKING:
     import numpy as np
 
-Mode = Literal["similar", "random"]
+__all__ = ["Mode", "Pairing", "Retriever", "Settings", "nearest_entries", "open_retriever"]
 
-
-@dataclass(frozen=True)
-class _Found:
-    """An entry that was found for a problem."""
-
-    id: int
-    cosine: float
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """A found skill and a found mistake, and the pair entry that joins them if there is one."""
-
-    skill: _Found
-    mistake: _Found
-    pair_id: int | None
+BATCH = 1024
+"""Problems retrieved for at once; more are done batch by batch, so that memory stays flat."""
 
 
 class Retriever:
     """Retrieves for many problems at once: one call of the embedder, one search a kind.
 
-    `similar` ranks by cosine and weighs by softmax(mean of the two cosines / temperature) over the pool. `random` (the
-    ablation) draws K of each kind uniformly from all that may be retrieved, by the seed and the problem's id, with
-    equal weights and cosines 0; it needs no embedder. A bank that changes in between is seen by the next call.
+    A bank that changes in between is seen by the next call. What a problem was given is remembered as long as the bank
+    stays at its revision, so a whole training set can be asked for before training and costs nothing then.
     """
 
-    def __init__(
-        self,
-        bank: Bank,
-        embedder: Embedder | None,
-        *,
-        k: int = 8,
-        temperature: float = 1.0,
-        mode: Mode = "similar",
-        leave_one_problem_out: bool = True,
-        seed: int = 0,
-    ) -> None:
-        if k < 1:
-            raise InvalidOption(f"k is {k}: retrieve at least 1 pair")
-        if not temperature > 0:
-            raise InvalidOption(f"temperature is {temperature}: it must be above 0")
-        if mode not in ("similar", "random"):
-            raise InvalidOption(f"mode is {mode!r}: choose 'similar' or 'random'")
-        if mode == "similar" and embedder is None:
+    def __init__(self, bank: Bank, embedder: Embedder | None, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        if self.settings.mode == "similar" and embedder is None:
             raise InvalidOption("mode 'similar' needs an embedder: give the bank's, or choose mode 'random'")
         self.bank, self.embedder = bank, embedder
-        self.k, self.temperature, self.mode, self.seed = k, temperature, mode, seed
-        self.leave_one_problem_out = leave_one_problem_out
-        self._index: VectorIndex | None = None
+        self.index: VectorIndex | None = None
+        """Set by the first retrieval that looks at cosines."""
+        self.bounds: dict[Kind, float | None] = dict.fromkeys(SIDES)
+        """The lowest cosine of each kind that is used; of `auto` once it has been read off the bank."""
+        self._nearest: dict[Kind, Nearest] = {}
         self._ids: dict[Kind, np.ndarray[Any, Any]] = {}
         self._revision = -1
+        self._pools: dict[tuple[str, str], tuple[Joined, ...]] = {}
+        self._contents: dict[int, Skill | Mistake] = {}
         self._warned = False
 
     def retrieve(self, problems: Sequence[str], problem_ids: Sequence[str] | None = None) -> list[list[RetrievedPair]]:
@@ -88,140 +67,154 @@ class Retriever:
         Without `problem_ids` a problem is known by the hash of its text. Fewer than K of a kind give as many pairs as
         the shorter list, with a warning once.
         """
-        self._refresh()
+        pools = self.pools(problems, problem_ids)
+        self._remember_contents(pools)
+        return [self._with_content(pool) for pool in pools]
+
+    def prefetch(self, problems: Sequence[str], problem_ids: Sequence[str] | None = None) -> int:
+        """Asks for a whole training set in one go, and returns how many problems have a pair.
+
+        Until the bank's revision changes, `retrieve` then answers for these problems without embedder and index.
+        """
+        pools = self.pools(problems, problem_ids)
+        self._remember_contents(pools)
+        return sum(map(bool, pools))
+
+    def pools(self, problems: Sequence[str], problem_ids: Sequence[str] | None = None) -> list[tuple[Joined, ...]]:
+        """The same by ids and cosines alone, without the entries' words."""
         if problem_ids is None:
             problem_ids = [problem_hash(problem) for problem in problems]
-        left_out = [
-            self._left_out(problem, problem_id) for problem, problem_id in zip(problems, problem_ids, strict=True)
-        ]
-        if self.mode == "random":
-            pools = [self._draw(pid, left) for pid, left in zip(problem_ids, left_out, strict=True)]
-        else:
-            pools = self._nearest(problems, left_out)
-        return self._with_content(pools)
+        asked = [(problem_id, problem) for problem_id, problem in zip(problem_ids, problems, strict=True)]
+        while True:
+            self._refresh()
+            with self.bank.db.snapshot():
+                if self.bank.revision != self._revision:
+                    continue  # another process has changed it in between
+                new = [key for key in dict.fromkeys(asked) if key not in self._pools]
+                for start in range(0, len(new), BATCH):
+                    batch = new[start : start + BATCH]
+                    self._pools.update(zip(batch, map(tuple, self._find(batch)), strict=True))
+                return [self._pools[key] for key in asked]
 
     def _refresh(self) -> None:
         """Follows the bank to its present revision."""
-        revision = self.bank.revision
-        if revision == self._revision:
+        if self.bank.revision == self._revision:
             return
-        if self.embedder is not None and self.mode == "similar":
-            self._index = VectorIndex.open(self.bank, self.embedder)
-            counts = {kind: self._index.count(kind) for kind in SIDES}
-        else:
+        self._pools.clear()
+        self._contents.clear()
+        allowed = None if self.settings.where is None else self.bank.ids(self.settings.where)
+        if self.settings.mode == "random":
             import numpy as np
 
-            self._ids = {kind: np.array(self.bank.retrievable(kind), dtype=np.int64) for kind in SIDES}
+            revision = self.bank.revision
+            self._ids = {kind: np.array(self.bank.retrievable(kind, ids=allowed), dtype=np.int64) for kind in SIDES}
             counts = {kind: len(ids) for kind, ids in self._ids.items()}
+        else:
+            revision = self._refresh_index(allowed)
+            counts = {kind: index.count for kind, index in self._nearest.items()}
         self._revision = revision
-        if self.k > min(counts.values()) and not self._warned:
+        self._warn_if_few(counts)
+
+    def _refresh_index(self, allowed: Sequence[int] | None) -> int:
+        import numpy as np
+
+        assert self.embedder is not None  # checked in __init__
+        if self.index is None:
+            self.index = VectorIndex.open(self.bank, self.embedder)
+        else:
+            self.index.refresh()
+        self._nearest = {kind: self.index.of(kind) for kind in SIDES}
+        if allowed is not None:
+            allowed_N = np.array(allowed, dtype=np.int64)
+            for kind, index in self._nearest.items():
+                ids_N = allowed_N[index.holds(allowed_N)]
+                self._nearest[kind] = Nearest.build(ids_N, index.vectors(ids_N))
+        if self.settings.min_cosine == "auto":
+            if self.bounds["skill"] is None:  # read off once: a run keeps its bound when the bank grows
+                found = calibrate(self.bank, self.embedder, {kind: self.index.of(kind) for kind in SIDES})
+                self.bounds = {kind: calibration.min_cosine for kind, calibration in found.items()}
+        else:
+            self.bounds = dict.fromkeys(SIDES, self.settings.min_cosine)
+        return self.index.revision
+
+    def _warn_if_few(self, counts: dict[Kind, int]) -> None:
+        if self.settings.k > min(counts.values()) and not self._warned:
             self._warned = True
             warnings.warn(
-                f"k is {self.k} but {self.bank.path} has {counts['skill']} skills and {counts['mistake']} mistakes to "
-                f"retrieve: a problem gets at most {min(counts.values())} pairs",
+                f"k is {self.settings.k} but {self.bank.path} has {counts['skill']} skills and {counts['mistake']} "
+                f"mistakes to retrieve: a problem gets at most {min(counts.values())} pairs",
                 SkillBankWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
 
-    def _left_out(self, problem: str, problem_id: str) -> set[int]:
-        """Entries that this very problem would only tell what was learnt from it, under its id or its text's hash."""
-        if not self.leave_one_problem_out:
-            return set()
-        return self.bank.resting_on(problem_id) | self.bank.resting_on(problem_hash(problem))
+    def left_out(self, asked: Sequence[tuple[str, str]]) -> list[set[int]]:
+        """Entries that rest on nothing but each (id, problem) itself, known by its id or by its text's hash."""
+        if not self.settings.leave_one_problem_out:
+            return [set() for _ in asked]
+        names = [(problem_id, problem_hash(problem)) for problem_id, problem in asked]
+        resting = resting_on(self.bank.db, sorted({name for both in names for name in both}))
+        return [resting[problem_id] | resting[hashed] for problem_id, hashed in names]
 
-    def _nearest(self, problems: Sequence[str], left_out: Sequence[set[int]]) -> list[list[_Joined]]:
+    def _find(self, asked: Sequence[tuple[str, str]]) -> Sequence[Sequence[Joined]]:
+        left_out = self.left_out(asked)
+        if self.settings.mode == "random":
+            return [self._draw(problem_id, left) for (problem_id, _), left in zip(asked, left_out, strict=True)]
         assert self.embedder is not None  # checked in __init__
-        assert self._index is not None  # set by _refresh
-        queries_ND = self.embedder.encode_queries(problems)
-        pools: dict[int, list[_Joined]] = {}
-        waiting = list(range(len(problems)))
-        depth = self.k + max(map(len, left_out), default=0)
-        deepest = max(self._index.count(kind) for kind in SIDES)
-        while waiting:
-            found = {kind: self._search(kind, queries_ND[waiting], depth) for kind in SIDES}
-            for row, n in enumerate(waiting):
-                skills, mistakes = ([f for f in found[kind][row] if f.id not in left_out[n]] for kind in SIDES)
-                joined = self._join(skills, mistakes, all_seen=depth >= deepest)
-                if joined is not None:
-                    pools[n] = joined
-            waiting = [n for n in waiting if n not in pools]
-            depth *= 4
-        return [pools[n] for n in range(len(problems))]
+        candidates = Candidates(self.bank, self._nearest, self.settings, self.bounds)
+        return candidates.pools(self.embedder.encode_queries([problem for _, problem in asked]), left_out)
 
-    def _search(self, kind: Kind, queries_ND: np.ndarray[Any, Any], depth: int) -> list[list[_Found]]:
-        assert self._index is not None
-        cosines_ND, ids_ND = self._index.search(kind, queries_ND, depth)
-        rows = zip(ids_ND.tolist(), cosines_ND.tolist(), strict=True)
-        return [[_Found(i, cosine) for i, cosine in zip(ids, cosines, strict=True)] for ids, cosines in rows]
-
-    def _draw(self, problem_id: str, left_out: set[int]) -> list[_Joined]:
+    def _draw(self, problem_id: str, left_out: set[int]) -> list[Joined]:
         """K of each kind, uniformly without replacement, the same for the same seed and problem."""
         import numpy as np
 
         number = int.from_bytes(hashlib.sha256(problem_id.encode()).digest()[:8])
-        random = np.random.default_rng([self.seed, number])
+        random = np.random.default_rng([self.settings.seed, number])
         drawn = []
         for kind in SIDES:
             ids = self._ids[kind]
             # More than K, so that K remain when some must not be taken.
-            some = random.choice(ids, size=min(len(ids), 2 * self.k + len(left_out)), replace=False).tolist()
-            drawn.append([_Found(i, 0.0) for i in some if i not in left_out])
-        return self._join(*drawn, all_seen=True) or []
+            some = random.choice(ids, size=min(len(ids), 2 * self.settings.k + len(left_out)), replace=False).tolist()
+            drawn.append(Ranked([Found(i, 0.0) for i in some if i not in left_out], all_seen=True))
+        skills, mistakes = drawn
+        known = pairs_among(self.bank, [s.id for s in skills.found], [m.id for m in mistakes.found])
+        return by_rank(skills, mistakes, known, self.settings.k) or []
 
-    def _join(self, skills: Sequence[_Found], mistakes: Sequence[_Found], *, all_seen: bool) -> list[_Joined] | None:
-        """Pairs by rank: each skill takes the first mistake left with which it was not taken out of use; K at most.
-
-        None when the lists end before that is decided and `all_seen` says that there is more: what a problem gets must
-        not depend on how deep a batch was searched.
-        """
-        joined: list[_Joined] = []
-        rest = list(mistakes)
-        for skill in skills:
-            if len(joined) == self.k or not rest:
-                break
-            for place, mistake in enumerate(rest):
-                entry = self.bank.pair_of(skill.id, mistake.id)
-                if entry is None or entry[1]:
-                    joined.append(_Joined(skill, rest.pop(place), entry[0] if entry else None))
-                    break
-            else:
-                if not all_seen:
-                    return None
-        return joined if all_seen or len(joined) == self.k else None
-
-    def _with_content(self, pools: Sequence[Sequence[_Joined]]) -> list[list[RetrievedPair]]:
+    def _remember_contents(self, pools: Sequence[Sequence[Joined]]) -> None:
         ids = {i for pool in pools for joined in pool for i in (joined.skill.id, joined.mistake.id)}
-        contents = {entry.id: entry.content for entry in self.bank.entries(ids=ids)}
-        result = []
-        for pool in pools:
-            weights = self._weights(pool)
-            pairs = []
-            for joined, weight in zip(pool, weights, strict=True):
-                skill, mistake = contents[joined.skill.id], contents[joined.mistake.id]
-                assert isinstance(skill, Skill)
-                assert isinstance(mistake, Mistake)
-                pairs.append(
-                    RetrievedPair(
-                        skill_id=joined.skill.id,
-                        mistake_id=joined.mistake.id,
-                        skill=skill,
-                        mistake=mistake,
-                        skill_cosine=joined.skill.cosine,
-                        mistake_cosine=joined.mistake.cosine,
-                        weight=weight,
-                        pair_id=joined.pair_id,
-                    )
-                )
-            result.append(pairs)
-        return result
+        unknown = ids - self._contents.keys()
+        if unknown:
+            for entry in self.bank.entries(ids=unknown):
+                assert not isinstance(entry.content, Pair)
+                self._contents[entry.id] = entry.content
 
-    def _weights(self, pool: Sequence[_Joined]) -> list[float]:
-        """softmax over the pool of mean(skill cosine, mistake cosine) / temperature."""
-        logits = [(joined.skill.cosine + joined.mistake.cosine) / 2 / self.temperature for joined in pool]
-        top = max(logits, default=0.0)
-        exponentials = [math.exp(logit - top) for logit in logits]
-        total = math.fsum(exponentials)
-        return [value / total for value in exponentials]
+    def _with_content(self, pool: Sequence[Joined]) -> list[RetrievedPair]:
+        pairs = []
+        for joined, weight in zip(pool, weights(pool, self.settings.temperature), strict=True):
+            skill, mistake = self._contents[joined.skill.id], self._contents[joined.mistake.id]
+            assert isinstance(skill, Skill)
+            assert isinstance(mistake, Mistake)
+            pairs.append(
+                RetrievedPair(
+                    skill_id=joined.skill.id,
+                    mistake_id=joined.mistake.id,
+                    skill=skill,
+                    mistake=mistake,
+                    skill_cosine=joined.skill.cosine,
+                    mistake_cosine=joined.mistake.cosine,
+                    weight=weight,
+                    pair_id=joined.pair_id,
+                )
+            )
+        return pairs
+
+
+def weights(pool: Sequence[Joined], temperature: float) -> list[float]:
+    """softmax over the pool of mean(skill cosine, mistake cosine) / temperature."""
+    logits = [joined.score / temperature for joined in pool]
+    top = max(logits, default=0.0)
+    exponentials = [math.exp(logit - top) for logit in logits]
+    total = math.fsum(exponentials)
+    return [value / total for value in exponentials]
 
 
 def nearest_entries(
@@ -246,26 +239,34 @@ def open_retriever(
     k: int = 8,
     temperature: float = 1.0,
     mode: Mode = "similar",
+    pairing: Pairing = "rank",
+    diversity: float = 0.0,
+    min_cosine: float | Literal["auto"] | None = None,
+    where: Query | str | None = None,
     leave_one_problem_out: bool = True,
     seed: int = 0,
     device: str | None = None,
 ) -> Retriever:
     """A Retriever over the bank in a folder, with the bank's own embedder unless it is named. Close `.bank` at the end.
 
-    Raises BankNotFound, BankCorrupt, EmbedderNotFound, ForeignFingerprint.
+    `where` as `Query.parse` reads it. Raises BankNotFound, BankCorrupt, EmbedderNotFound, ForeignFingerprint,
+    InvalidOption.
     """
+    settings = Settings(
+        k=k,
+        temperature=temperature,
+        mode=mode,
+        pairing=pairing,
+        diversity=diversity,
+        min_cosine=min_cosine,
+        where=Query.parse(where) if isinstance(where, str) else where,
+        leave_one_problem_out=leave_one_problem_out,
+        seed=seed,
+    )
     opened = Bank.open(bank, readonly=not os.access(bank, os.W_OK) and Path(bank).exists())
     try:
         found = None if mode == "random" and embedder is None else bank_embedder(opened, embedder, device=device)
-        return Retriever(
-            opened,
-            found,
-            k=k,
-            temperature=temperature,
-            mode=mode,
-            leave_one_problem_out=leave_one_problem_out,
-            seed=seed,
-        )
+        return Retriever(opened, found, settings)
     except BaseException:
         opened.close()
         raise

@@ -6,22 +6,25 @@ with the fingerprint; any other embedder is refused, as its vectors could not be
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skillbank.embed import Embedder, Fingerprint, build_lexical_embedder
-from skillbank.errors import BankCorrupt, EmbedderNotFound, ForeignFingerprint
+from skillbank.errors import BankBusy, BankCorrupt, EmbedderNotFound, ForeignFingerprint
 from skillbank.query import SIDES, retrievable
 from skillbank.records import Kind
 from skillbank.store import Bank
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
 
 FOLDER = "embedder"
 """The bank's own lexical embedder, relative to the bank."""
@@ -76,46 +79,104 @@ def check_fingerprint(bank: Bank, embedder: Embedder) -> None:
         )
 
 
-def embed_missing(bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None] | None = None) -> int:
-    """Embeds the retrievable entries that have no vector yet, and returns how many. `on_progress(done, total)`."""
+Vectors = dict[str, bytes]
+"""By content hash, as the bank keeps them: float32, little endian."""
+
+
+def embed_missing(
+    bank: Bank,
+    embedder: Embedder,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    ids: Iterable[int] | None = None,
+    unsaved: Vectors | None = None,
+) -> int:
+    """Embeds the retrievable entries (among `ids`, when given) that have no vector yet, and returns how many.
+
+    `on_progress(done, total)`. With `unsaved`, vectors that the bank cannot take now (it is open for reading only, or
+    another process is writing) go there; without, BankBusy or SkillBankError is raised.
+    """
     digest = embedder.fingerprint.digest
-    missing = [row for kind in SIDES for row in _without_vector(bank, kind, digest)]
+    ids = None if ids is None else list(ids)
+    missing = [
+        row for kind in SIDES for row in _without_vector(bank, kind, digest, ids) if row[0] not in (unsaved or {})
+    ]
     for start in range(0, len(missing), CHUNK):
         chunk = missing[start : start + CHUNK]
         vectors_ND = embedder.encode_documents([text for _, text in chunk]).astype("<f4")
-        rows = [(digest, chash, vector_D.tobytes()) for (chash, _), vector_D in zip(chunk, vectors_ND, strict=True)]
-        with bank.db.transaction():
-            bank.db.run_many("INSERT INTO vectors VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+        _keep(
+            bank,
+            digest,
+            [(chash, vector_D.tobytes()) for (chash, _), vector_D in zip(chunk, vectors_ND, strict=True)],
+            unsaved,
+        )
         if on_progress is not None:
             on_progress(start + len(chunk), len(missing))
     return len(missing)
 
 
-def load_vectors(bank: Bank, fingerprint: Fingerprint, kind: Kind) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(ids int64 [n], vectors float32 [n, dim]) of the retrievable entries of a kind, by id."""
+def _keep(bank: Bank, digest: str, vectors: Sequence[tuple[str, bytes]], unsaved: Vectors | None) -> None:
+    if unsaved is not None and bank.readonly:
+        unsaved.update(vectors)
+        return
+    try:
+        with bank.db.transaction():
+            bank.db.run_many(
+                "INSERT INTO vectors VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                [(digest, chash, vector) for chash, vector in vectors],
+            )
+    except BankBusy:
+        if unsaved is None:
+            raise
+        log.info("%s is being written: %d vectors stay in memory", bank.path, len(vectors))
+        unsaved.update(vectors)
+
+
+def load_vectors(
+    bank: Bank,
+    fingerprint: Fingerprint,
+    kind: Kind,
+    *,
+    ids: Iterable[int] | None = None,
+    unsaved: Vectors | None = None,
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(ids int64 [n], vectors float32 [n, dim]) of the retrievable entries of a kind (among `ids`), by id.
+
+    Those without a vector are not among them: call `embed_missing` first.
+    """
     import numpy as np
 
-    source, parameters = retrievable(kind)
-    sql = f"SELECT {{}} FROM (SELECT e.id, e.content_hash FROM {source}) JOIN vectors v USING (content_hash)"
-    sql += " WHERE v.fingerprint = ?"
-    parameters.append(fingerprint.digest)
-    count = bank.db.value(sql.format("count(*)"), parameters)
+    source, parameters = retrievable(kind, ids)
+    count = bank.db.value(f"SELECT count(*) FROM {source}", parameters)
+    sql = (
+        f"SELECT s.id, s.content_hash, v.vector FROM (SELECT e.id, e.content_hash FROM {source}) s"
+        " LEFT JOIN vectors v ON v.fingerprint = ? AND v.content_hash = s.content_hash"
+    )
     ids_N = np.empty(count, dtype=np.int64)
     vectors_ND = np.empty((count, fingerprint.dim), dtype=np.float32)
-    rows = bank.db.stream(sql.format("id, v.vector") + " ORDER BY id", parameters)
-    for n, (entry_id, blob) in enumerate(rows):
+    n = 0
+    for entry_id, chash, blob in bank.db.stream(sql, [*parameters, fingerprint.digest]):
+        if blob is None:
+            blob = (unsaved or {}).get(chash)
+            if blob is None:
+                continue
         if len(blob) != 4 * fingerprint.dim:
             raise BankCorrupt(
                 f"the vector of entry {entry_id} in {bank.path} has {len(blob)} bytes, not {4 * fingerprint.dim}"
             )
         ids_N[n] = entry_id
         vectors_ND[n] = np.frombuffer(blob, dtype="<f4")
+        n += 1
+    ids_N, vectors_ND = ids_N[:n], vectors_ND[:n]
+    if (ids_N[1:] < ids_N[:-1]).any():
+        order_N = np.argsort(ids_N)
+        ids_N, vectors_ND = ids_N[order_N], vectors_ND[order_N]
     return ids_N, vectors_ND
 
 
-def _without_vector(bank: Bank, kind: Kind, digest: str) -> list[tuple[str, str]]:
+def _without_vector(bank: Bank, kind: Kind, digest: str, ids: Iterable[int] | None) -> list[tuple[str, str]]:
     """(content hash, text) of the retrievable entries whose vector is missing."""
-    source, parameters = retrievable(kind)
+    source, parameters = retrievable(kind, ids)
     rows = bank.db.rows(
         f"SELECT e.content_hash, min(e.text) FROM {source} AND NOT EXISTS"
         " (SELECT 1 FROM vectors v WHERE v.fingerprint = ? AND v.content_hash = e.content_hash)"

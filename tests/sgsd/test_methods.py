@@ -16,7 +16,9 @@ from sgsd.methods import GatedObjective, MethodResult, UsageLedger, open_bank, s
 from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.score import ScoreRow, score
 from sgsd.teachers import Example
+from skillbank.query import Query
 from skillbank.records import Mistake
+from skillbank.settings import Settings
 from skillbank.store import Bank
 
 from .training import Pairs, make_bank, make_trainer, method, mined, problems
@@ -219,11 +221,21 @@ def test_the_trainer_writes_its_rows_with_the_checkpoints(tiny: Any, bank: Bank,
 
 
 def test_open_bank_hands_the_configuration_on(tmp_path: Path) -> None:
-    config = BankConfig(mode="random", k=3, temperature=0.5, leave_one_problem_out=False)
-    retriever = open_bank(make_bank(tmp_path / "bank"), config, seed=11)
-    found = (retriever.mode, retriever.k, retriever.temperature, retriever.leave_one_problem_out, retriever.seed)
-    assert found == ("random", 3, 0.5, False, 11)
-    retriever.bank.close()
+    path = make_bank(tmp_path / "bank")
+    for config, settings in (
+        (BankConfig(), Settings(seed=11)),
+        (
+            BankConfig(mode="random", k=3, temperature=0.5, leave_one_problem_out=False, where="origin:mined"),
+            Settings(3, 0.5, "random", where=Query(origin="mined"), leave_one_problem_out=False, seed=11),
+        ),
+        (
+            BankConfig(pairing="match", diversity=0.25, min_cosine="auto"),
+            Settings(pairing="match", diversity=0.25, min_cosine="auto", seed=11),
+        ),
+    ):
+        retriever = open_bank(path, config, seed=11)
+        assert retriever.settings == settings
+        retriever.bank.close()
 
 
 def test_sgsd_asks_for_placebos_when_the_baseline_does(tiny: Any, bank: Bank) -> None:

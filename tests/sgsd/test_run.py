@@ -25,7 +25,7 @@ from sgsd.records import Problem
 from sgsd.run import RunResult, train_run, training_arguments
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import BankNotFound, ForeignFingerprint
-from skillbank.retrieve import Retriever
+from skillbank.retrieve import Retriever, Settings
 from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank
 from skillbank.vectors import bank_embedder
@@ -374,7 +374,7 @@ def test_a_retriever_that_does_not_fit_its_bank_is_told_at_once(tiny: Any, tmp_p
     folder = embedded(tmp_path / "similar", [problem.problem for problem in problems()])
     build_lexical_embedder(tmp_path / "foreign", ["quite other words"])
     with Bank.open(folder) as bank:
-        foreign = Retriever(bank, Embedder.load(tmp_path / "foreign", device="cpu"), k=2)
+        foreign = Retriever(bank, Embedder.load(tmp_path / "foreign", device="cpu"), Settings(k=2))
         with pytest.raises(ForeignFingerprint):
             make_trainer(tiny, foreign, tmp_path / "out")
     assert not (tmp_path / "out").exists()

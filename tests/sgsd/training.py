@@ -16,7 +16,7 @@ from sgsd.config import SamplingConfig, SGSDConfig
 from sgsd.records import Completion, Outcome, Problem, Verdict
 from sgsd.trainer import SGSDTrainer
 from skillbank.records import Evidence, MinedPair, Mistake, RetrievedPair, Skill
-from skillbank.retrieve import Retriever
+from skillbank.retrieve import Retriever, Settings
 from skillbank.store import Bank, Query
 
 PAIRS = 4
@@ -63,7 +63,7 @@ class Pairs(Retriever):
     """
 
     def __init__(self, bank: Bank, counts: Sequence[int] = (PAIRS,)) -> None:
-        super().__init__(bank, None, mode="random")
+        super().__init__(bank, None, Settings(mode="random"))
         self.counts = counts
 
     def retrieve(self, problems: Sequence[str], problem_ids: Sequence[str] | None = None) -> list[list[RetrievedPair]]:

@@ -10,7 +10,7 @@ import pytest
 from skillbank.embed import Embedder
 from skillbank.errors import BankNotFound, ForeignFingerprint, InvalidOption
 from skillbank.records import Pair, RetrievedPair, Skill, problem_hash
-from skillbank.retrieve import Retriever, nearest_entries, open_retriever
+from skillbank.retrieve import Retriever, Settings, nearest_entries, open_retriever
 from skillbank.store import Bank
 from skillbank.vectors import adopt, load_vectors
 
@@ -31,12 +31,12 @@ def adopted(bank: Bank, embedder: Embedder) -> Bank:
 
 @pytest.fixture
 def retriever(adopted: Bank, embedder: Embedder) -> Retriever:
-    return Retriever(adopted, embedder, k=4)
+    return Retriever(adopted, embedder, Settings(k=4))
 
 
-def test_pairs_by_rank_with_softmax_weights(retriever: Retriever, adopted: Bank, embedder: Embedder) -> None:
+def test_pairs_by_rank_with_softmax_weights(adopted: Bank, embedder: Embedder) -> None:
     """Against the formula of docs/method.md, step 3, restated in float64 over all entries."""
-    retriever.temperature = 0.5
+    retriever = Retriever(adopted, embedder, Settings(k=4, temperature=0.5))
     problems = [PROBLEM, "3 blen 4 quix 5", "drell"]
     for problem, pairs in zip(problems, retriever.retrieve(problems), strict=True):
         query_D = embedder.encode_queries([problem])[0].astype(np.float64)
@@ -70,14 +70,14 @@ def test_a_batch_equals_one_by_one(retriever: Retriever) -> None:
     assert retriever.retrieve([]) == []
 
 
-def test_what_rests_on_this_very_problem_is_left_out(retriever: Retriever) -> None:
+def test_what_rests_on_this_very_problem_is_left_out(retriever: Retriever, adopted: Bank, embedder: Embedder) -> None:
     kept, left = retriever.retrieve([PROBLEM, PROBLEM], ["p-other", "p-zorp"])
     assert ids(kept)[0] == (1, 2)
     assert len(left) == 4  # deeper ones take their place
     assert not {1, 2} & {i for pair in ids(left) for i in pair}
     assert math.fsum(pair.weight for pair in left) == pytest.approx(1)
-    retriever.leave_one_problem_out = False
-    assert ids(retriever.retrieve([PROBLEM], ["p-zorp"])[0])[0] == (1, 2)
+    own = Retriever(adopted, embedder, Settings(k=4, leave_one_problem_out=False))
+    assert ids(own.retrieve([PROBLEM], ["p-zorp"])[0])[0] == (1, 2)
 
 
 def test_evidence_from_elsewhere_brings_it_back(retriever: Retriever, adopted: Bank) -> None:
@@ -92,7 +92,7 @@ def test_a_problem_is_known_by_its_words_too(adopted: Bank, embedder: Embedder) 
     with adopted.change(actor="me") as change:
         change.set_status([1, 2, 3], "retired")
     adopted.add_mined([mined("zorp zorp", problem_hash(PROBLEM))], actor="miner")
-    retriever = Retriever(adopted, embedder, k=5)
+    retriever = Retriever(adopted, embedder, Settings(k=5))
     own = {19, 20}
     for problem_ids in (None, ["some-other-id"]):
         assert not own & {i for pair in ids(retriever.retrieve([f" {PROBLEM}\n"], problem_ids)[0]) for i in pair}
@@ -141,7 +141,7 @@ def test_looks_deeper_when_disabled_pairs_use_up_the_first_ones(adopted: Bank, e
         change.add(Pair(skill_id=1, mistake_id=17))
         change.add(Pair(skill_id=4, mistake_id=2))
         change.set_status([3], "disabled")
-    retriever = Retriever(adopted, embedder, k=1)
+    retriever = Retriever(adopted, embedder, Settings(k=1))
     assert ids(retriever.retrieve([PROBLEM])[0]) == [(1, 17)]
     deep = retriever.retrieve([PROBLEM, "blen"], ["p", "p-blen"])  # the neighbour in the batch makes the search deeper
     assert ids(deep[0]) == [(1, 17)]
@@ -150,7 +150,7 @@ def test_looks_deeper_when_disabled_pairs_use_up_the_first_ones(adopted: Bank, e
 def test_k_beyond_the_bank_warns_once_and_gives_the_shorter_list(adopted: Bank, embedder: Embedder) -> None:
     with adopted.change(actor="me") as change:
         change.add(Skill(title="seventh", principle="p"))
-    retriever = Retriever(adopted, embedder, k=8)
+    retriever = Retriever(adopted, embedder, Settings(k=8))
     with pytest.warns(UserWarning, match=r"k is 8 but .* has 7 skills and 6 mistakes .* at most 6 pairs"):
         pairs = retriever.retrieve([PROBLEM, "blen"])
     adopted.undo(actor="me")
@@ -162,13 +162,13 @@ def test_k_beyond_the_bank_warns_once_and_gives_the_shorter_list(adopted: Bank, 
 @pytest.mark.parametrize("mode", ["similar", "random"])
 def test_an_empty_bank_gives_empty_lists(tmp_path: Path, embedder: Embedder, mode: str) -> None:
     with Bank.create(tmp_path / "empty") as bank:
-        retriever = Retriever(bank, embedder, k=2, mode=mode)  # type: ignore[arg-type]
+        retriever = Retriever(bank, embedder, Settings(k=2, mode=mode))  # type: ignore[arg-type]
         with pytest.warns(UserWarning, match="0 skills"):
             assert retriever.retrieve([PROBLEM, "blen"]) == [[], []]
 
 
 def test_random_is_uniform_over_all_entries(bank: Bank) -> None:
-    retriever = Retriever(bank, None, k=2, mode="random", leave_one_problem_out=False)
+    retriever = Retriever(bank, None, Settings(k=2, mode="random", leave_one_problem_out=False))
     problem_ids = [f"q{n}" for n in range(1200)]
     pools = retriever.retrieve([PROBLEM] * 1200, problem_ids)
     expected = 1200 * 2 / 6
@@ -187,7 +187,7 @@ def test_random_is_the_same_for_the_same_seed_and_problem(bank: Bank) -> None:
     problem_ids = [f"q{n}" for n in range(30)]
 
     def draw(seed: int, order: list[str]) -> dict[str, list[tuple[int, int]]]:
-        pools = Retriever(bank, None, k=3, mode="random", seed=seed).retrieve([PROBLEM] * 30, order)
+        pools = Retriever(bank, None, Settings(k=3, mode="random", seed=seed)).retrieve([PROBLEM] * 30, order)
         return dict(zip(order, map(ids, pools), strict=True))
 
     assert draw(0, problem_ids) == draw(0, problem_ids[::-1])
@@ -197,7 +197,7 @@ def test_random_is_the_same_for_the_same_seed_and_problem(bank: Bank) -> None:
 def test_random_leaves_out_and_skips_too(bank: Bank) -> None:
     with bank.change(actor="me") as change:
         change.set_status([4], "disabled")
-    retriever = Retriever(bank, None, k=4, mode="random")
+    retriever = Retriever(bank, None, Settings(k=4, mode="random"))
     for pool in retriever.retrieve([PROBLEM] * 40, ["p-zorp"] * 40):
         assert len(pool) == 4
         assert not {1, 2, 4} & {i for pair in ids(pool) for i in pair}
@@ -205,13 +205,13 @@ def test_random_leaves_out_and_skips_too(bank: Bank) -> None:
 
 def test_options_out_of_bounds_are_named(adopted: Bank, embedder: Embedder) -> None:
     with pytest.raises(InvalidOption, match="k is 0"):
-        Retriever(adopted, embedder, k=0)
+        Retriever(adopted, embedder, Settings(k=0))
     with pytest.raises(InvalidOption, match="temperature is 0"):
-        Retriever(adopted, embedder, temperature=0)
+        Retriever(adopted, embedder, Settings(temperature=0))
     with pytest.raises(InvalidOption, match="temperature is nan"):
-        Retriever(adopted, embedder, temperature=math.nan)
+        Retriever(adopted, embedder, Settings(temperature=math.nan))
     with pytest.raises(InvalidOption, match="mode is 'newest'"):
-        Retriever(adopted, embedder, mode="newest")  # type: ignore[arg-type]
+        Retriever(adopted, embedder, Settings(mode="newest"))  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="needs an embedder"):
         Retriever(adopted, None)
 
