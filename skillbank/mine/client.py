@@ -196,7 +196,7 @@ class ChatClient:
             now_s = self._clock()
             waits_s = [max(0.0, endpoint.rests_until_s - now_s) for endpoint in in_turn]
             if (wait_s := min(waits_s)) > 0:
-                await self._sleep(wait_s)
+                await self._sleep(max(0.001, wait_s))
                 continue
             step = waits_s.index(wait_s)
             self._turn = (self._turn + step + 1) % len(self._endpoints)

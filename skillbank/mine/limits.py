@@ -48,7 +48,8 @@ class RateLimit:
                     self._taken.popleft()
                 if sum(taken.amount for taken in self._taken) + amount <= self.per_minute:
                     break
-                await self._sleep(self._taken[0].at_s + MINUTE_S - now)
+                # at least a moment: a wait that rounding leaves too short would be repeated for ever
+                await self._sleep(max(0.001, self._taken[0].at_s + MINUTE_S - now))
             self._taken.append(Taken(now, amount))
             return self._taken[-1]
 
@@ -60,7 +61,7 @@ class RateLimit:
 def backoff_s(attempt: int, longest_s: float, rng: random.Random) -> float:
     """Seconds to wait after attempt 1, 2, ...: they double, up to `longest_s`, and up to half of them is chance, so
     that calls which failed together do not come back together."""
-    return float(min(longest_s, 2.0 ** (attempt - 1)) * rng.uniform(0.5, 1.0))
+    return float(min(longest_s, 2.0 ** min(attempt - 1, 30)) * rng.uniform(0.5, 1.0))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
