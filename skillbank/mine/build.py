@@ -1,66 +1,92 @@
 """Past rollouts in, a bank that can be retrieved from out: read, mine, merge, add, embed, index.
 
 A new bank is built beside its place and moved there whole; an existing one gains everything in one revision. Either
-way a build that stops half-way leaves what was there before, and the same rollouts a second time add nothing.
+way a build that stops half-way leaves what was there before, and the same rollouts a second time add nothing. A build
+that was killed is begun again and ends in the same bank; calls of a language model that were finished are not repeated.
+Memory does not grow with the rollouts, only with the texts that are embedded.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from sqlite3 import Connection
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from skillbank.embed import Embedder, build_lexical_embedder
-from skillbank.errors import BankExists, InvalidOption, RolloutsInvalid, RolloutsNotFound
+from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
+from skillbank.guard import Guard, register
 from skillbank.index import VectorIndex
-from skillbank.mine.contrast import ContrastReport, mine_contrast
-from skillbank.mine.merge import MergeReport, merge_pairs
-from skillbank.records import Kind, MinedPair, Record, Rollout
-from skillbank.rollouts import RejectLog, read_rollouts
-from skillbank.store import FILE, Bank
+from skillbank.mine.complete import Complete
+from skillbank.mine.contrast import MinedProblem, mine_problem
+from skillbank.mine.extract import ExtractSettings, ModelMiner
+from skillbank.mine.harvest import Harvest
+from skillbank.mine.ledger import Ledger
+from skillbank.mine.merging import merge
+from skillbank.mine.miners import Contrasting, Extracting, Groups, Miner
+from skillbank.mine.report import EXAMPLES, BuildReport, Tally, nothing_mined
+from skillbank.mine.site import REJECTED_FILE, Site
+from skillbank.mine.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
+from skillbank.mined import add_mined
+from skillbank.records import Record, Rollout, RolloutFate, rollout_hash
+from skillbank.rollouts import OnReject, Rejected, RejectLog, read_rollouts
+from skillbank.store import Bank
 from skillbank.vectors import FOLDER, adopt, bank_embedder, embed_missing
 
 if TYPE_CHECKING:
     import numpy as np
-
-REJECTED_FILE = "rejected.jsonl"
-"""In the bank's folder: the lines that the last build could not use. Absent when it could use all."""
-EXAMPLES = 3
+    from numpy.typing import NDArray
 
 Progress = Callable[[str, int, int | None], None]
 """(phase, done, total or None when it is not known beforehand)"""
+MinerName = Literal["contrast", "model"]
+PROGRESS_EVERY = 1000
 
 
-class BuildReport(Record):
-    """What a build read, dropped, made, and how long each phase took."""
+class BuildSettings(Record):
+    """What a build does, whatever mines and wherever it runs."""
 
-    bank: str
-    revision: int
-    rollouts: int
-    """Records read and mined from, after rejected and dropped ones."""
-    rejected: dict[str, int]
-    """Reason -> lines that are no rollout; the lines themselves are in `rejected.jsonl`."""
-    dropped: dict[str, int]
-    """Reason -> number: of rollouts for reasons that start with `rollout`, of wrong attempts for the others."""
-    problems: int
-    problems_with_both: int
-    """Problems with a right and a wrong attempt, the only ones that a contrast can come from."""
-    pairs: int
-    """Mined, after merging."""
-    merged: MergeReport
-    entries: dict[Kind, int]
-    """In the bank now."""
-    added: dict[Kind, int]
-    embedder: str
-    seconds: dict[str, float]
-    examples: tuple[MinedPair, ...]
-    """The best-evidenced pairs."""
+    embedder: str | None = None
+    """Without one a new bank gets a lexical one of its own and an existing one keeps what it has."""
+    merge_cosine: float = 0.95
+    split: str = "train"
+    """Rollouts of other splits are rejected."""
+    evaluations: tuple[Path, ...] = ()
+    """Files of evaluation problems for the bank's registry, which the guard keeps entries apart from."""
+
+
+class Engine(Protocol):
+    """Where the work is done: `Local`, or a cluster (`sharded.py`). Results do not depend on it."""
+
+    def read(self, files: Sequence[Path], on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
+        """The rollouts of all files, in order."""
+        ...
+
+    def contrasts(self, groups: Groups) -> Iterator[MinedProblem]:
+        """`mine_problem` of every group."""
+        ...
+
+    def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
+        """Gives every retrievable entry its vector."""
+        ...
+
+
+class Local:
+    """Everything in this process."""
+
+    def read(self, files: Sequence[Path], on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
+        for file in files:
+            for rollout in read_rollouts(file, on_reject=on_reject):
+                yield file, rollout
+
+    def contrasts(self, groups: Groups) -> Iterator[MinedProblem]:
+        return map(mine_problem, groups)
+
+    def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
+        embed_missing(bank, embedder, on_progress)
 
 
 def build_bank(
@@ -68,38 +94,44 @@ def build_bank(
     bank: str | Path,
     *,
     embedder: str | None = None,
-    miner: Literal["contrast"] = "contrast",
+    miner: MinerName = "contrast",
+    complete: Complete | None = None,
+    extract: ExtractSettings | None = None,
     merge_cosine: float = 0.95,
     split: str = "train",
+    evaluations: Sequence[str | Path] = (),
+    engine: Engine | None = None,
     on_progress: Progress | None = None,
 ) -> BuildReport:
     """Mine the rollouts of `split` in the files into the bank, make its vectors and its index.
 
-    Without `embedder` a new bank gets a lexical one of its own and an existing one keeps what it has; naming one makes
-    it the bank's. Raises RolloutsNotFound, RolloutsInvalid, EmbedderNotFound, BankExists (the folder holds something
-    else), BankCorrupt, InvalidOption.
+    The miner `model` asks `complete`, as `extract` says. Without `embedder` a new bank gets a lexical one of its own
+    and an existing one keeps what it has; naming one makes it the bank's. Files of `evaluations` join the bank's
+    registry before anything enters it.
+
+    Raises RolloutsNotFound, RolloutsInvalid, EmbedderNotFound, BankExists (the folder holds something else), BankBusy
+    (another build of this bank), BankCorrupt, InvalidOption, and what `ModelMiner.mine` raises.
     """
-    target = Path(bank)
-    if miner != "contrast":
-        raise InvalidOption(f"miner is {miner!r}: choose 'contrast'")
+    if miner not in ("contrast", "model"):
+        raise InvalidOption(f"miner is {miner!r}: choose 'contrast' or 'model'")
+    if (miner == "model") != (complete is not None):
+        raise InvalidOption("the miner 'model', and no other, asks a language model: give `complete` with it alone")
     if not -1 <= merge_cosine <= 1:
         raise InvalidOption(f"merge_cosine is {merge_cosine}: it must be between -1 and 1")
     if not rollouts:
         raise RolloutsNotFound("no rollout file is named; name at least one JSONL or parquet file of past rollouts")
-    build = _Build(embedder, merge_cosine, split, on_progress or _silent)
-    files = [Path(file) for file in rollouts]
-    if (target / FILE).exists():
-        return build.run(files, target, target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BankExists(f"{target} exists and is no bank; name an empty or a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
-    try:
-        report = build.run(files, folder, target)
-        folder.chmod(0o755)  # mkdtemp keeps others out
-        os.replace(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    settings = BuildSettings(
+        embedder=embedder, merge_cosine=merge_cosine, split=split, evaluations=tuple(map(Path, evaluations))
+    )
+    where = engine or Local()
+    with Site(Path(bank)) as site:
+        with site.open_bank() as opened, closing(scratch(site.spool)) as connection:
+            mining: Miner = Contrasting(where.contrasts)
+            if complete is not None:
+                mining = Extracting(ModelMiner(complete, extract or ExtractSettings(), Ledger(opened.db)).mine)
+            build = Build(settings, where, mining, site, opened, connection, on_progress or _silent)
+            report = build.run([Path(file) for file in rollouts])
+        site.finish()
     return report
 
 
@@ -107,124 +139,149 @@ def _silent(phase: str, done: int, total: int | None) -> None:
     """For callers who show no progress."""
 
 
-class _Build:
-    """One build: its settings, and what is gathered on the way for the report."""
+class Build:
+    """One build, from its files to its report."""
 
-    def __init__(self, embedder: str | None, merge_cosine: float, split: str, on_progress: Progress) -> None:
-        self.embedder, self.merge_cosine, self.split, self.on_progress = embedder, merge_cosine, split, on_progress
-        self.dropped: Counter[str] = Counter()
-        self.problems: dict[str, str] = {}
+    def __init__(
+        self,
+        settings: BuildSettings,
+        engine: Engine,
+        miner: Miner,
+        site: Site,
+        bank: Bank,
+        connection: Connection,
+        on_progress: Progress,
+    ) -> None:
+        self.settings, self.engine, self.miner = settings, engine, miner
+        self.site, self.bank, self.on_progress = site, bank, on_progress
+        self.spool, self.harvest = Spool(connection), Harvest(connection)
+        self.tally = Tally()
         self.seconds: dict[str, float] = {}
+        self._named: Embedder | None = None
+        self._embedding_s = 0.0
 
-    def run(self, files: Sequence[Path], folder: Path, target: Path) -> BuildReport:
-        """Build in `folder`; messages and the report speak of `target`."""
-        named = None if self.embedder is None else Embedder.load(self.embedder)  # fails before the long work
-        new = not (folder / FILE).exists()
-        with RejectLog(folder / REJECTED_FILE) as rejects:
+    def run(self, files: Sequence[Path]) -> BuildReport:
+        """Messages and the report speak of the site's target, whatever folder the bank grows in."""
+        if self.settings.embedder is not None:
+            with self._phase("embed"):
+                self._named = Embedder.load(self.settings.embedder)  # fails before the long work
+        before = self.bank.stats()
+        with RejectLog(self.site.folder / REJECTED_FILE) as rejects:
             with self._phase("read"):
-                read = list(self._read(files, rejects))
+                for file in self.settings.evaluations:
+                    register(self.bank, file)
+                self._read(files, rejects)
             with self._phase("mine"):
-                mined, contrast = mine_contrast(read)
-            if new and not mined:
-                raise RolloutsInvalid(_nothing_mined(files, contrast, self.split, self.dropped))
+                self.miner.mine(self.spool, self.harvest, self.tally, lambda done: self.on_progress("mine", done, None))
+                self.spool.settle(self.harvest.bearing())
+            if self.site.new and not self.harvest.count():
+                raise RolloutsInvalid(self._nothing_mined(files))
             with self._phase("merge"):
-                pairs, merged = merge_pairs(mined, encode=self._encoder(named, mined), min_cosine=self.merge_cosine)
-            with Bank.open_or_create(folder) as bank:
-                before = bank.stats().entries
-                with self._phase("store"):
-                    names = ", ".join(file.name for file in files)
-                    bank.add_mined(pairs, actor="miner", reason=f"contrast over {names}")
-                with self._phase("embed"):
-                    own = self._own_embedder(bank)
-                    embed_missing(bank, own, lambda done, total: self.on_progress("embed", done, total))
-                with self._phase("index"):
-                    VectorIndex.open(bank, own)
-                entries, revision = bank.stats().entries, bank.revision
-        return BuildReport(
-            bank=str(target),
-            revision=revision,
-            rollouts=contrast.rollouts,
-            rejected=dict(sorted(rejects.counts.items())),
-            dropped=dict(sorted((self.dropped + Counter(contrast.dropped)).items())),
-            problems=contrast.problems,
-            problems_with_both=contrast.problems_with_both,
-            pairs=len(pairs),
+                merged = merge(self.harvest, self._encode, self.settings.merge_cosine, self.miner.merge_by)
+            with self._phase("store"):
+                self._store(files)
+            with self._phase("embed"):
+                own = self._own_embedder()
+                self.engine.embed(self.bank, own, lambda done, total: self.on_progress("embed", done, total))
+            with self._phase("index"):
+                VectorIndex.open(self.bank, own)
+        return self.tally.report(
+            bank=str(self.site.target),
+            miner=self.miner.name,
+            unusable=rejects.counts,
             merged=merged,
-            entries=entries,
-            added={kind: entries[kind] - before[kind] for kind in entries},
+            before=before,
+            after=self.bank.stats(),
             embedder=own.describe(),
             seconds=self.seconds,
-            examples=_examples(pairs),
+            examples=self.harvest.examples(EXAMPLES),
         )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        """Times a phase. What is embedded in order to merge counts as embedding."""
+        started, embedding_s = time.perf_counter(), self._embedding_s
         self.on_progress(name, 0, None)
         yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+        embedding_s = self._embedding_s - embedding_s
+        for phase, seconds in ((name, time.perf_counter() - started - embedding_s), ("embed", embedding_s)):
+            if seconds:
+                self.seconds[phase] = round(self.seconds.get(phase, 0.0) + seconds, 3)
 
-    def _read(self, files: Sequence[Path], rejects: RejectLog) -> Iterator[Rollout]:
-        """The rollouts of all files to mine from: of the split, each id once."""
-        seen: set[str] = set()
-        for file in files:
-            for number, rollout in enumerate(read_rollouts(file, on_reject=rejects), start=1):
-                if number % 1000 == 0:
-                    self.on_progress("read", number, None)
-                if rollout.split != self.split:
-                    self.dropped[f"rollout of split {rollout.split}"] += 1
-                elif rollout.rollout_id in seen:
-                    self.dropped["rollout id seen before"] += 1
-                else:
-                    seen.add(rollout.rollout_id)
-                    self.problems[rollout.problem_id] = rollout.problem
-                    yield rollout
+    # Reading
 
-    def _encoder(
-        self, named: Embedder | None, mined: Sequence[MinedPair]
-    ) -> Callable[[Sequence[str]], np.ndarray[Any, np.dtype[np.float32]]]:
-        """What tells the merger how near two texts are: the named embedder, else a lexical one of the mined texts.
+    def _read(self, files: Sequence[Path], rejects: RejectLog) -> None:
+        """All rollouts into the spool, each id once; those of another split are rejected there."""
+        for number, (file, rollout) in enumerate(self.engine.read(files, rejects), start=1):
+            if number % PROGRESS_EVERY == 0:
+                self.on_progress("read", number, None)
+            taken = "contradicts" if self._is_another(rollout) else self.spool.take(rollout, str(file))
+            if taken == "contradicts":
+                raw = rollout.model_dump_json(exclude_defaults=True)
+                detail = f"rollout {rollout.rollout_id}"
+                rejects(Rejected(path=str(file), line=0, reason=CONTRADICTS, detail=detail, raw=raw))
+            elif taken == "seen before":
+                self.tally.seen_before += 1
+            elif rollout.split != self.settings.split:
+                self.spool.reject([(rollout.rollout_id, f"{OTHER_SPLIT}{rollout.split}")])
 
-        Never the bank's own: whether two new texts merge must not depend on what the bank held before, or the same
+    def _is_another(self, rollout: Rollout) -> bool:
+        """Whether the bank knows this id for a rollout that says something else."""
+        if self.site.new:
+            return False
+        sql = "SELECT content_hash FROM rollouts WHERE rollout_id = ? LIMIT 1"
+        known = self.bank.db.value(sql, (rollout.rollout_id,))
+        return known is not None and known != rollout_hash(rollout)
+
+    def _nothing_mined(self, files: Sequence[Path]) -> str:
+        counts = self.spool.counts()
+        rejected = counts["rejected"] | {f"dead, {reason}": count for reason, count in counts["dead"].items()}
+        problems, both = self.tally.problems, self.tally.problems_with_both
+        return nothing_mined(files, self.settings.split, problems, both, rejected)
+
+    # Storing
+
+    def _store(self, files: Sequence[Path]) -> None:
+        """First what the guard looks up, problems and rollouts; then all entries in one revision."""
+        self.bank.record_problems(self.spool.problems())
+        self.bank.record_rollouts(self._fates())
+        reason = f"{self.miner.name} over {', '.join(file.name for file in files)}"
+        with self.bank.change(actor="miner", reason=reason, check=Guard(self.bank).check) as change:
+            add_mined(change, self.harvest.results())
+
+    def _fates(self) -> Iterator[RolloutFate]:
+        """What became of each rollout, counted. One on which an entry of an earlier build rests stays accepted."""
+        for fate in self.spool.fates(self.miner.name):
+            if fate.fate != "accepted" and not self.site.new and self._bears(fate.rollout_id):
+                fate = fate.model_copy(update={"fate": "accepted", "reason": ""})
+            self.tally.count(fate)
+            yield fate
+
+    def _bears(self, rollout_id: str) -> bool:
+        sql = "SELECT 1 FROM evidence WHERE rollout_id = ? AND active LIMIT 1"
+        return self.bank.db.value(sql, (rollout_id,)) is not None
+
+    # Embedding
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Tells the merger how near texts are: by the named embedder, else by a lexical one of the mined texts.
+
+        Never by the bank's own: whether two new texts merge must not depend on what the bank held before, or the same
         rollouts a second time would merge in another way and add to the bank.
         """
+        started = time.perf_counter()
+        if self._named is None:
+            folder = self.site.folder / "merging"
+            build_lexical_embedder(folder, chain(self._problem_texts(), self.harvest.texts()))
+            self._named = Embedder.load(folder, device="cpu")
+        vectors_ND: np.ndarray[Any, np.dtype[np.float32]] = self._named.encode_documents(texts)
+        self._embedding_s += time.perf_counter() - started
+        return vectors_ND
 
-        def encode(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-            if named is not None:
-                return named.encode_documents(texts)
-            with tempfile.TemporaryDirectory() as folder:
-                words = [*self.problems.values(), *(t.text() for pair in mined for t in (pair.skill, pair.mistake))]
-                build_lexical_embedder(folder, words)
-                return Embedder.load(folder, device="cpu").encode_documents(texts)
+    def _own_embedder(self) -> Embedder:
+        if self.settings.embedder is None or self.settings.embedder == FOLDER:
+            return bank_embedder(self.bank, problems=self._problem_texts())
+        return adopt(self.bank, self.settings.embedder)
 
-        return encode
-
-    def _own_embedder(self, bank: Bank) -> Embedder:
-        if self.embedder is None or self.embedder == FOLDER:
-            return bank_embedder(bank, problems=self.problems.values())
-        return adopt(bank, self.embedder)
-
-
-def _examples(pairs: Sequence[MinedPair]) -> tuple[MinedPair, ...]:
-    """The best-evidenced pairs, of different skills."""
-    best: dict[str, MinedPair] = {}
-    for pair in sorted(pairs, key=_evidence_count, reverse=True):
-        best.setdefault(pair.skill.title, pair)
-    return tuple(best.values())[:EXAMPLES]
-
-
-def _evidence_count(pair: MinedPair) -> int:
-    return len(pair.skill_evidence) + len(pair.mistake_evidence)
-
-
-def _nothing_mined(files: Sequence[Path], contrast: ContrastReport, split: str, dropped: Mapping[str, int]) -> str:
-    named = ", ".join(map(str, files))
-    if not contrast.rollouts:
-        held = ", ".join(f"{count} {reason.replace('rollout of', 'of')}" for reason, count in dropped.items())
-        return f"{named}: no rollout of split {split!r}, but {held or 'none at all'}: choose another split"
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in contrast.dropped.items())
-    return (
-        f"{named}: no pair in {contrast.rollouts} rollouts of {contrast.problems} problems, "
-        f"{contrast.problems_with_both} of them with both right and wrong attempts ({reasons or 'nothing to mine'}); "
-        "sample several attempts a problem, at problems that are neither too easy nor too hard"
-    )
+    def _problem_texts(self) -> Iterator[str]:
+        return (problem.problem for problem in self.spool.problems())

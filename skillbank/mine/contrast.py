@@ -8,18 +8,23 @@ with the words and their place in the completion. Everything dropped is counted.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from skillbank.mine import wording
 from skillbank.mine.departure import Attempt, Departure, find_departure
-from skillbank.mine.steps import Step, split_steps, terms
-from skillbank.records import Evidence, MinedPair, Mistake, Record, Rollout, Skill
+from skillbank.mine.steps import Step, terms
+from skillbank.records import Evidence, MinedPair, Mistake, Provenance, Record, Rollout, Skill
 
 MIN_WORDS = {"rule": 2, "calculation": 3, "omission": 3}
 """A right step with fewer content words says too little to be a lesson; a wrong step needs two."""
 MAX_CHARACTERS = 240
 """A longer step is a paragraph, not a step."""
+PROVENANCE = Provenance(miner="contrast")
+CONTRADICTED = "contradicted by other problems"
+REPEATED = "repeated within the problem (evidence added)"
 
 
 class ContrastReport(Record):
@@ -35,111 +40,142 @@ class ContrastReport(Record):
     """Reason -> number, of rollouts for the reasons that start with `rollout`, of wrong attempts for the others."""
 
 
-def mine_contrast(rollouts: Iterable[Rollout]) -> tuple[list[MinedPair], ContrastReport]:
-    """Skill-mistake pairs from the problems that have both outcomes.
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A pair that one problem gives, until the other problems are heard."""
 
-    Holds the rollouts in memory, as any problem's other outcome may come last. Their order changes nothing.
+    pair: MinedPair
+    attempts: tuple[str, ...]
+    """Ids of the wrong attempts that give it."""
+    rules: tuple[int, int] | None = None
+    """Of a contrast of rules: `rule_number` of the right and of the wrong one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinedProblem:
+    """All that one problem's rollouts say. Depends on nothing else, so problems may be mined anywhere, in any order."""
+
+    contrasts: tuple[Contrast, ...] = ()
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(rollout id, reason) of the attempts that give no contrast."""
+    statements: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Rule number -> (right attempts that state it, attempts that state it)."""
+    contrasted: int = 0
+    """Wrong attempts, when there is a right one too; 0 when one outcome is missing."""
+
+
+def rule_number(key: Sequence[str]) -> int:
+    """A rule by its key, as a number that fits SQLite's and is the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(" ".join(key).encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def contradicted(rules: tuple[int, int], statements: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether the right rule of a contrast stands in right attempts less often than the wrong one, over all problems.
+
+    Majority within a problem cannot see that its one right attempt was right by accident; other problems can.
     """
-    dropped: Counter[str] = Counter()
-    statistics = _RuleStatistics()
+    (right, right_of), (wrong, wrong_of) = statements[rules[0]], statements[rules[1]]
+    return right / right_of < wrong / wrong_of
+
+
+def mine_contrast(rollouts: Iterable[Rollout]) -> tuple[list[MinedPair], ContrastReport]:
+    """Skill-mistake pairs from the problems that have both outcomes; the order of the rollouts changes nothing.
+
+    Holds the rollouts in memory, as any problem's other outcome may come last; `build.py` holds them on disk.
+    """
     by_problem: dict[str, list[Rollout]] = {}
     seen = 0
     for rollout in rollouts:
         seen += 1
-        statistics.add(rollout)
         by_problem.setdefault(rollout.problem_id, []).append(rollout)
+    problems = [mine_problem(attempts) for _, attempts in sorted(by_problem.items())]
+    statements: dict[int, tuple[int, int]] = {}
+    for problem in problems:
+        for rule, (right, stated) in problem.statements.items():
+            before = statements.get(rule, (0, 0))
+            statements[rule] = before[0] + right, before[1] + stated
+    dropped = Counter(reason for problem in problems for _, reason in problem.rejected)
     pairs: list[MinedPair] = []
-    both = contrasted = 0
-    for _, attempts in sorted(by_problem.items()):
-        attempts.sort(key=lambda rollout: (rollout.rollout_id, rollout.completion))
-        right = [rollout for rollout in attempts if rollout.outcome == "correct"]
-        wrong = [rollout for rollout in attempts if rollout.outcome == "wrong"]
-        dropped["rollout unverifiable"] += len(attempts) - len(right) - len(wrong)
-        if not right or not wrong:
-            dropped["rollout of a problem with one outcome only"] += len(right) + len(wrong)
-            continue
-        both += 1
-        contrasted += len(wrong)
-        pairs += _mine_problem(right, wrong, statistics, dropped)
+    for contrast in (contrast for problem in problems for contrast in problem.contrasts):
+        if contrast.rules is not None and contradicted(contrast.rules, statements):
+            dropped[CONTRADICTED] += len(contrast.attempts)
+        else:
+            dropped[REPEATED] += len(contrast.attempts) - 1
+            pairs.append(contrast.pair)
     return pairs, ContrastReport(
         rollouts=seen,
         problems=len(by_problem),
-        problems_with_both=both,
-        contrasted=contrasted,
+        problems_with_both=sum(problem.contrasted > 0 for problem in problems),
+        contrasted=sum(problem.contrasted for problem in problems),
         pairs=len(pairs),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
     )
 
 
-class _RuleStatistics:
-    """How often a rule stands in right attempts, over all problems.
-
-    Majority within a problem cannot see that its one right attempt was right by accident; other problems can.
-    """
-
-    def __init__(self) -> None:
-        self._right: Counter[tuple[str, ...]] = Counter()
-        self._all: Counter[tuple[str, ...]] = Counter()
-
-    def add(self, rollout: Rollout) -> None:
-        if rollout.outcome == "unverifiable":
-            return
-        for key in {step.key for step in split_steps(rollout.completion) if step.kind == "rule"}:
-            self._all[key] += 1
-            self._right[key] += rollout.outcome == "correct"
-
-    def contradict(self, departure: Departure) -> bool:
-        return self._right_share(departure.right) < self._right_share(departure.wrong)
-
-    def _right_share(self, rule: Step) -> float:
-        return self._right[rule.key] / self._all[rule.key]
-
-
-def _mine_problem(
-    right: Sequence[Rollout], wrong: Sequence[Rollout], statistics: _RuleStatistics, dropped: Counter[str]
-) -> list[MinedPair]:
-    rights = [Attempt.read(rollout) for rollout in right]
-    pairs: dict[tuple[Skill, Mistake], MinedPair] = {}
-    for rollout in wrong:
-        attempt = Attempt.read(rollout)
-        departure = find_departure(attempt, rights)
-        reason = departure if isinstance(departure, str) else _objection(departure, statistics)
-        if isinstance(departure, str) or reason is not None:
-            dropped[str(reason)] += 1
+def mine_problem(rollouts: Iterable[Rollout]) -> MinedProblem:
+    """What the rollouts of one problem say, in whatever order they come."""
+    ordered = sorted(rollouts, key=lambda rollout: (rollout.rollout_id, rollout.completion))
+    unclear = [rollout for rollout in ordered if rollout.outcome == "unverifiable"]
+    rejected = [(rollout.rollout_id, "rollout unverifiable") for rollout in unclear]
+    attempts = [Attempt.read(rollout) for rollout in ordered if rollout.outcome != "unverifiable"]
+    rights = [attempt for attempt in attempts if attempt.rollout.outcome == "correct"]
+    wrongs = [attempt for attempt in attempts if attempt.rollout.outcome == "wrong"]
+    statements = _statements(attempts)
+    if not rights or not wrongs:
+        reason = "rollout of a problem with one outcome only"
+        rejected += [(attempt.rollout.rollout_id, reason) for attempt in attempts]
+        return MinedProblem(rejected=tuple(rejected), statements=statements)
+    found: dict[tuple[Skill, Mistake], Contrast] = {}
+    for wrong in wrongs:
+        departure = find_departure(wrong, rights)
+        reason_against = departure if isinstance(departure, str) else _objection(departure)
+        if isinstance(departure, str) or reason_against is not None:
+            rejected.append((wrong.rollout.rollout_id, str(reason_against)))
             continue
-        pair = _pair(departure, rollout, rights)
-        known = pairs.get((pair.skill, pair.mistake))
-        if known is None:
-            pairs[pair.skill, pair.mistake] = pair
-            continue
-        dropped["repeated within the problem (evidence added)"] += 1
-        evidence = known.mistake_evidence + pair.mistake_evidence
-        pairs[pair.skill, pair.mistake] = known.model_copy(update={"mistake_evidence": evidence})
-    return list(pairs.values())
+        contrast = _contrast(departure, wrong.rollout, rights)
+        key = (contrast.pair.skill, contrast.pair.mistake)
+        found[key] = _joined(found[key], contrast) if key in found else contrast
+    return MinedProblem(tuple(found.values()), tuple(rejected), statements, contrasted=len(wrongs))
 
 
-def _objection(departure: Departure, statistics: _RuleStatistics) -> str | None:
-    """Why a departure is no lesson, or None."""
+def _statements(attempts: Sequence[Attempt]) -> dict[int, tuple[int, int]]:
+    """How many right attempts, and how many at all, state each rule."""
+    stated = Counter(key for attempt in attempts for key in attempt.rules)
+    right = Counter(key for attempt in attempts if attempt.rollout.outcome == "correct" for key in attempt.rules)
+    return {rule_number(key): (right[key], count) for key, count in stated.items()}
+
+
+def _joined(known: Contrast, again: Contrast) -> Contrast:
+    """The same pair from another wrong attempt."""
+    evidence = known.pair.mistake_evidence + again.pair.mistake_evidence
+    pair = known.pair.model_copy(update={"mistake_evidence": evidence})
+    return Contrast(pair, known.attempts + again.attempts, known.rules)
+
+
+def _objection(departure: Departure) -> str | None:
+    """Why a departure is no lesson, whatever other problems say, or None."""
     if len(departure.right.words) < MIN_WORDS[departure.kind] or len(departure.wrong.words) < 2:
         return "trivial step"
     if max(len(departure.right.text), len(departure.wrong.text)) > MAX_CHARACTERS:
         return "step too long"
-    if departure.kind == "rule" and statistics.contradict(departure):
-        return "contradicted by other problems"
     return None
 
 
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _pair(departure: Departure, wrong: Rollout, rights: Sequence[Attempt]) -> MinedPair:
+def _contrast(departure: Departure, wrong: Rollout, rights: Sequence[Attempt]) -> Contrast:
     skill, mistake = _words(departure, wrong)
-    return MinedPair(
+    pair = MinedPair(
         skill=skill,
         mistake=mistake,
         skill_evidence=tuple(_skill_evidence(departure, rights)),
         mistake_evidence=(_evidence(wrong, departure.wrong),),
+        provenance=PROVENANCE,
     )
+    of_rules = departure.kind == "rule"
+    rules = (rule_number(departure.right.key), rule_number(departure.wrong.key)) if of_rules else None
+    return Contrast(pair, (wrong.rollout_id,), rules)
 
 
 def _words(departure: Departure, rollout: Rollout) -> tuple[Skill, Mistake]:

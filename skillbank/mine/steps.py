@@ -43,7 +43,8 @@ _MARK = re.compile(rf"<<([^<>=]*)=([^<>=]*)>>\s*[$€£]?(-?{NUMBER})?")
 _ANY_MARK = re.compile(r"<<[^<>]*>>")
 _VARIABLE = re.compile(r"(?<!['’.])\b[b-zB-HJ-Z]\b(?!['’.])")  # "Let x be ..." is algebra, not a rule in words
 _LINE = re.compile(r"[^\n]+")
-_SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)(?<!\bSt)(?<!\bvs)[.!?;]\s+(?=[A-Z\"“(\\$])")
+# The abbreviations are looked for behind the mark: to begin with the mark lets the search skip from mark to mark.
+_SENTENCE_END = re.compile(r"[.!?;](?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bMrs.)(?<!\bSt.)(?<!\bvs.)\s+(?=[A-Z\"“(\\$])")
 _BULLET = re.compile(r"^(?:[#>*\-•]+\s+|\(?\d{1,2}[.)]\s+|step\s+\d+\s*[:.)-]\s*)+", re.IGNORECASE)
 _ANSWER = re.compile(
     r"^\W*(?:a|answer|final answer|(?:so |thus |therefore,? )?the (?:final )?answer)\W*(?::|is\b|=)|^\s*####|\\boxed",
@@ -132,7 +133,7 @@ def readable(quote: str) -> str:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def stem(word: str) -> str:
     """A word without its inflection: enough to see `eggs` as `egg` and `doubled` as `double`."""
     word = word.lower().replace("’", "'").removesuffix("'s").removesuffix("'")
@@ -143,13 +144,13 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def content_stems(text: str) -> tuple[str, ...]:
     """Stems of the content words of a text, in order."""
     return tuple(stem(word) for word in _WORD.findall(text) if word.lower() not in STOP_WORDS)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _normal(text: str) -> tuple[tuple[str, ...], frozenset[str], bool]:
     stems = content_stems(text)
     numbers = tuple(normal_number(number) for number in _NUMBER.findall(text))
@@ -173,7 +174,7 @@ def terms(step: str, problem: str, limit: int = 3) -> list[str]:
     return found[:limit]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _problem_words(problem: str) -> dict[str, frozenset[str]]:
     forms: dict[str, set[str]] = {}
     for word in _WORD.findall(problem):
@@ -184,7 +185,7 @@ def _problem_words(problem: str) -> dict[str, frozenset[str]]:
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def normal_number(text: str) -> str:
     """`80,000`, `80000` and `80000.0` are one number. Texts that are no number come back as they are."""
     plain = text.replace(",", "").replace("$", "").strip().rstrip("%.")
@@ -208,7 +209,7 @@ def read_calculations(quote: str, text: str) -> tuple[Calculation, ...]:
     return tuple(calculation for calculation in read if calculation is not None)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _calculation(expression: str, value: str, shown: str) -> Calculation | None:
     tokens = [_SIGN.get(token, token) for token in _TOKEN.findall(expression)]
     normal = [normal_number(token) if _is_number(token) else token for token in tokens]

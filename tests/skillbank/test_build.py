@@ -50,13 +50,14 @@ def file(tmp_path: Path) -> Path:
 def test_a_bank_is_built_and_retrieved_from(tmp_path: Path, file: Path) -> None:
     phases: list[str] = []
     report = build_bank([file], tmp_path / "bank", on_progress=lambda phase, done, total: phases.append(phase))
-    assert (report.rollouts, report.problems, report.problems_with_both, report.pairs) == (7, 4, 3, 2)
-    assert report.rejected == {"not JSON": 1}
-    assert report.dropped == {"rollout of a problem with one outcome only": 1, "rollout of split test": 2}
+    assert (report.rollouts, report.problems, report.problems_with_both, report.pairs) == (9, 4, 3, 2)
+    assert report.unusable == {"not JSON": 1}
+    assert report.rejected == {"rollout of split test": 2, "rollout of a problem with one outcome only": 1}
+    assert (report.accepted, report.dead, report.seen_before) == (6, {}, 0)
     assert report.entries == report.added == {"skill": 2, "mistake": 2, "pair": 2}
     assert report.examples[0].skill == skill_from_step("zorp means doubled sum", ["zorp"])
     assert "lexical" in report.embedder
-    assert list(report.seconds) == ["read", "mine", "merge", "store", "embed", "index"]
+    assert sorted(report.seconds) == ["embed", "index", "merge", "mine", "read", "store"]
     assert set(phases) == set(report.seconds)
 
     rejected = [json.loads(line) for line in (tmp_path / "bank" / "rejected.jsonl").read_text().splitlines()]
@@ -80,8 +81,8 @@ def test_a_bank_is_built_and_retrieved_from(tmp_path: Path, file: Path) -> None:
 
 def test_the_same_rollouts_again_add_nothing_and_others_add_up(tmp_path: Path, file: Path) -> None:
     first = build_bank([file, file], tmp_path / "bank")
-    assert first.dropped["rollout id seen before"] == 7
-    assert first.rejected == {"not JSON": 2}
+    assert (first.seen_before, first.rollouts) == (9, 9)
+    assert first.unusable == {"not JSON": 2}
     again = build_bank([file], tmp_path / "bank")
     assert (again.entries, again.revision) == (first.entries, first.revision)
     assert again.added == {"skill": 0, "mistake": 0, "pair": 0}
@@ -98,8 +99,8 @@ def test_the_same_rollouts_again_add_nothing_and_others_add_up(tmp_path: Path, f
 
 def test_the_split_can_be_chosen(tmp_path: Path, file: Path) -> None:
     report = build_bank([file], tmp_path / "bank", split="test")
-    assert (report.rollouts, report.pairs) == (2, 1)
-    assert report.dropped == {"rollout of split train": 7}
+    assert (report.accepted, report.pairs) == (2, 1)
+    assert report.rejected == {"rollout of split train": 7}
 
 
 def test_a_build_that_fails_leaves_no_half_bank(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +122,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path: Path, file: Path) 
         ([tmp_path / "none"], {}, RolloutsNotFound, "no rollout file at"),
         ([], {}, RolloutsNotFound, "no rollout file is named"),
         ([file, tmp_path / "none"], {}, RolloutsNotFound, "no rollout file at"),
-        ([one_sided], {}, RolloutsInvalid, "no pair in 3 rollouts of 3 problems, 0 of them with both"),
+        ([one_sided], {}, RolloutsInvalid, "nothing mined from 3 rollouts of 3 problems, 0 of them with both"),
         (
             [file],
             {"split": "validation"},
@@ -143,5 +144,5 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path: Path, file: Path) 
 @pytest.mark.skipif("SGSD_DATA" not in os.environ, reason="SGSD_DATA names no folder of public data files")
 def test_a_bank_from_real_model_solutions(tmp_path: Path) -> None:
     report = build_bank([Path(os.environ["SGSD_DATA"]) / "rollouts" / "gsm8k_model_solutions.jsonl"], tmp_path / "bank")
-    assert (report.rollouts, report.problems, report.problems_with_both, report.rejected) == (3600, 900, 503, {})
+    assert (report.rollouts, report.problems, report.problems_with_both, report.unusable) == (3600, 900, 503, {})
     assert report.entries["pair"] > 700

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sgsd.cli.bank import text
+from sgsd.cli.bank import build_text
 from sgsd.cli.bank.app import app
 from sgsd.cli.bank.options import BankOption, JsonOption, phases
-from sgsd.cli.common import check_folder, emit, offline_without_network, warn
+from sgsd.cli.common import check_folder, emit, offline_without_network
 
 if TYPE_CHECKING:
-    from skillbank.mine.build import BuildReport
+    pass
 
 
 @app.command(epilog="Example: sgsd bank build --rollouts rollouts.jsonl --bank bank")
@@ -28,6 +28,10 @@ def build(
             help="A sentence-transformers name or folder, such as Qwen/Qwen3-Embedding-0.6B; without rollouts, an "
             "existing bank is embedded anew by it. A new bank without one gets a lexical embedder of its own."
         ),
+    ] = None,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option(help="Evaluation problems that no entry may come near; give it again for more files."),
     ] = None,
     merge_cosine: Annotated[float, typer.Option(min=-1, max=1, help="Merge texts at least this near.")] = 0.95,
     split: Annotated[str, typer.Option(help="Mine the rollouts of this split.")] = "train",
@@ -45,17 +49,16 @@ def build(
 
     with phases() as on_phase:
         report = build_bank(
-            rollouts, bank, embedder=embedder, merge_cosine=merge_cosine, split=split, on_progress=on_phase
+            rollouts,
+            bank,
+            embedder=embedder,
+            merge_cosine=merge_cosine,
+            split=split,
+            evaluations=evaluations or (),
+            on_progress=on_phase,
         )
-    emit(report, json, lambda: _print_build(report))
-
-
-def _print_build(report: BuildReport) -> None:
-    text.build(report)
-    if report.rejected:
-        count = sum(report.rejected.values())
-        lines = "1 line could not be used and is" if count == 1 else f"{count:,} lines could not be used and are"
-        warn(f"{lines} in {report.bank}/rejected.jsonl")
+    emit(report, json, lambda: build_text.report(report))
+    build_text.warnings(report)
 
 
 def _embed_anew(path: Path, embedder: str, json: bool) -> None:

@@ -16,7 +16,6 @@ from sgsd.cli.common import coloured, counted
 if TYPE_CHECKING:
     from skillbank.change import Event
     from skillbank.curate import Operation
-    from skillbank.mine.build import BuildReport
     from skillbank.records import Entry, Kind, Pair, RetrievedPair
     from skillbank.store import Bank, BankStats
 
@@ -230,32 +229,3 @@ def operation(done: Operation, preview: bool) -> None:
 def _ids(ids: Sequence[int]) -> str:
     shown = ", ".join(map(str, ids[:SHOWN_CHANGES]))
     return f"{shown} and {len(ids) - SHOWN_CHANGES} more" if len(ids) > SHOWN_CHANGES else shown
-
-
-def build(report: BuildReport) -> None:
-    typer.echo(
-        f"read        {report.rollouts:,} rollouts of {report.problems:,} problems, {report.problems_with_both:,} of "
-        "them with right and wrong attempts"
-    )
-    typer.echo(f"mined       {report.pairs:,} pairs{_merged(report)}")
-    for title, counts in (("rejected", report.rejected), ("left out", report.dropped)):
-        for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            typer.echo(f"{title:<10}  {count:,}: {reason}")
-            title = ""
-    typer.echo(f"added       {_kinds(report.added)}")
-    typer.echo(f"bank        {_kinds(report.entries)}, at revision {report.revision}")
-    typer.echo(f"embedder    {report.embedder}")
-    typer.echo(f"seconds     {', '.join(f'{name} {seconds:.1f}' for name, seconds in report.seconds.items())}")
-    for number, pair in enumerate(report.examples, start=1):
-        places = counted(len(pair.skill_evidence) + len(pair.mistake_evidence), "place")
-        typer.echo(f"\nexample {number}   {pair.skill.title} ({places})")
-        paragraph("  skill     ", pair.skill.principle)
-        paragraph("  mistake   ", pair.mistake.description)
-        if pair.mistake.why_it_happens:
-            paragraph("            ", pair.mistake.why_it_happens)
-    typer.echo(f"\nnext: sgsd bank list --bank {report.bank} --kind pair --sort evidence")
-
-
-def _merged(report: BuildReport) -> str:
-    apart = report.merged.pairs_in - report.merged.pairs_out
-    return f" ({report.merged.pairs_in:,} before near-equal ones were merged)" if apart else ""
