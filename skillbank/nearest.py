@@ -61,7 +61,7 @@ class Nearest:
         import numpy as np
 
         count, dim = vectors_ND.shape
-        lists = 2 ** max(0, round(math.log2(2 * math.sqrt(count))))
+        lists = min(count, 2 ** round(math.log2(2 * math.sqrt(count))))
         index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.niter = 10
         index.cp.min_points_per_centroid = 1  # only a warning of FAISS's
