@@ -64,15 +64,17 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def state(bank: Bank) -> list[tuple[object, ...]]:
     """What the entries of a bank are, without what a bank alone knows of them."""
-    words = {entry.id: str(entry.content) for entry in bank.entries()}
+    entries = bank.entries()
+    words = {entry.id: str(entry.content) for entry in entries}
+    for entry in entries:
+        if isinstance(entry.content, Pair):
+            words[entry.id] = f"{words[entry.content.skill_id]} | {words[entry.content.mistake_id]}"
     found = []
-    for entry in bank.entries():
-        content = entry.content
-        says = (words[content.skill_id], words[content.mistake_id]) if isinstance(content, Pair) else words[entry.id]
+    for entry in entries:
         above = None if entry.superseded_by is None else words[entry.superseded_by]
         flags = tuple((flag.rule, flag.reason, flag.released) for flag in entry.flags)
         rests = tuple(sorted(str(place) for place in bank.evidence(entry.id)))
-        found.append((says, entry.status, entry.origin, entry.pinned, entry.tags, flags, above, rests))
+        found.append((words[entry.id], entry.status, entry.origin, entry.pinned, entry.tags, flags, above, rests))
     return sorted(found, key=str)
 
 
