@@ -122,7 +122,9 @@ def with_look_alikes(how: str, text: str, rng: random.Random) -> str:
     elif how == "small_capitals":
         word = "".join(SMALL.get(c, c) for c in word.lower())
     else:
-        letters = {"cyrillic": CYRILLIC, "greek": GREEK, "armenian": ARMENIAN, "mixed": CYRILLIC | GREEK}.get(how, CHEROKEE)
+        letters = {"cyrillic": CYRILLIC, "greek": GREEK, "armenian": ARMENIAN, "mixed": CYRILLIC | GREEK}.get(
+            how, CHEROKEE
+        )
         shown = word.upper() if letters is CHEROKEE else word
         hits = [n for n, c in enumerate(shown) if c in letters]
         if not hits:
@@ -311,7 +313,8 @@ def measure(cases: list[Case]) -> list[tuple[Case, tuple[str, ...]]]:
         guard = Guard(bank, language="English")
         guard.evaluations = registry
         return [
-            (case, tuple(dict.fromkeys(flag.rule for flag in guard.check(case.content, case.evidence)))) for case in cases
+            (case, tuple(dict.fromkeys(flag.rule for flag in guard.check(case.content, case.evidence))))
+            for case in cases
         ]
 
 

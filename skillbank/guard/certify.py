@@ -154,7 +154,17 @@ def verify(bank: Bank, certificate: Certificate, *, embedder: Embedder | None = 
     """Checks the bank again, and names what is no longer as the certificate says."""
     now = certify(bank, embedder=embedder)
     differences = []
-    for name in ("bank_id", "revision", "retrievable", "content", "clean", "embedder", "language", "flagged", "released"):
+    for name in (
+        "bank_id",
+        "revision",
+        "retrievable",
+        "content",
+        "clean",
+        "embedder",
+        "language",
+        "flagged",
+        "released",
+    ):
         then, is_now = getattr(certificate, name), getattr(now, name)
         if then != is_now:
             differences.append(f"{name} was {_shown(then)}, is {_shown(is_now)}")

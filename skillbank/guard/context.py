@@ -5,18 +5,21 @@ Rules are pure: a `Context` is filled beforehand, and the same content and conte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from skillbank.guard.text import plain, squeezed
+from skillbank.guard.text import squeezed, undisguised
 from skillbank.records import Evidence, Flag, Mistake, Skill
 
 if TYPE_CHECKING:
     from skillbank.guard.contamination import EvaluationIndex
 
 Content = Skill | Mistake
+WORD = re.compile(r"[^\W\d_]+")
+LONG = 14
 
 
 class Source(NamedTuple):
@@ -26,7 +29,9 @@ class Source(NamedTuple):
     problem: str | None = None
     """None when its text is not in the bank."""
     answers: tuple[str, ...] = ()
-    """Its reference answer, and the final answers of right attempts at it."""
+    """Its reference answer, or where there is none the final answers of right attempts at it."""
+    quotes: tuple[str, ...] = ()
+    """What entries quote from attempts at it: the right step that a mistake is held against is its skill's evidence."""
 
 
 class Neighbour(NamedTuple):
@@ -61,16 +66,32 @@ class Context:
     @cached_property
     def plain(self) -> str:
         """The text as it reads, disguises taken off, in lower case."""
-        return plain(self.text)
+        return " ".join(self.lines.split())
+
+    @cached_property
+    def lines(self) -> str:
+        """As `plain`, line by line: a field of the entry begins a line."""
+        return undisguised(self.text)
+
+    @cached_property
+    def word_list(self) -> list[str]:
+        """The words of `plain`, in order."""
+        return WORD.findall(self.plain)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words of `plain`: rules look here first, as most texts have none of those that they are about."""
+        return frozenset(self.word_list)
+
+    @cached_property
+    def long_words(self) -> list[str]:
+        """Runs of `LONG` or more characters without white space: where keys and encodings are."""
+        return [word for word in self.text.split() if len(word) >= LONG]
 
     @cached_property
     def squeezed(self) -> str:
         """The letters of `plain` and nothing else."""
         return squeezed(self.plain)
-
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(value for value in self.content.model_dump().values() if value)
 
 
 Rule = Callable[[Content, Context], Iterator[Flag]]

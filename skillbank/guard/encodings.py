@@ -20,21 +20,24 @@ _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?((?:[0-9a-fA-F]{2}[ :]?){8,})(?![0-9A
 _PERCENT = re.compile(r"(?:[\w.\-]*%[0-9a-fA-F]{2}){3,}[\w.\-%]*")
 _ESCAPES = re.compile(r"(?:\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|&#x?[0-9a-fA-F]{2,6};){4,}")
 _BINARY = re.compile(r"\b(?:[01]{8}[ ,]?){4,}\b")
+_PAIRS = re.compile(r"(?:[0-9a-fA-F]{2}[ :]){5}|[01]{8}[ ,]")
 _WORDS = re.compile(rb"[A-Za-z]{2,}[ ,.:;/?=&]{1,2}[A-Za-z]{2,}|[A-Za-z]{8,}")
 
 
 def encoded(content: Content, context: Context) -> Iterator[Flag]:
     """Text in base64, hexadecimal, binary, percent or escape notation that reads as words once decoded."""
-    text = context.text
-    for notation, hidden in _decoded(text):
+    for notation, hidden in _decoded(context):
         if _readable(hidden):
             words = hidden.decode("ascii", "replace")
             reason = f"hides text in {notation}: it reads '{excerpt(words, 0, len(words))}'"
             yield Flag(rule="encoded", reason=reason)
 
 
-def _decoded(text: str) -> Iterator[tuple[str, bytes]]:
-    for match in _BASE64.finditer(text):
+def _decoded(context: Context) -> Iterator[tuple[str, bytes]]:
+    text = context.text
+    if not context.long_words and not _PAIRS.search(text):
+        return
+    for match in (match for word in context.long_words for match in _BASE64.finditer(word)):
         token = match.group().rstrip("=").replace("-", "+").replace("_", "/")
         if any(c.isupper() for c in token) and len(token) % 4 != 1:
             yield "base64", base64.b64decode(token + "=" * (-len(token) % 4))
@@ -59,4 +62,6 @@ def _decoded(text: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _readable(data: bytes) -> bool:
-    return len(data) >= 4 and all(32 <= byte < 127 or byte in b"\n\t" for byte in data) and bool(_WORDS.search(data))
+    if len(set(data)) < 4:
+        return False  # a repeating decimal
+    return all(32 <= byte < 127 or byte in b"\n\t" for byte in data) and bool(_WORDS.search(data))

@@ -35,6 +35,8 @@ LANGUAGE_ENTRIES = 20
 LANGUAGE_SAMPLE = 1000
 MAX_SOURCES = 8
 """An entry that rests on more problems is general: their answers and numbers are no longer looked for in it."""
+MAX_QUOTES = 200
+"""Of a problem's attempts, looked at to tell an example from a lesson written for one problem."""
 
 
 class Flagged(Record):
@@ -180,6 +182,8 @@ class Guard:
         problem_ids = list(dict.fromkeys(place.problem_id for place in evidence))
         sources = tuple(self._source(problem_id) for problem_id in problem_ids)
         few = sources if len(sources) <= MAX_SOURCES else tuple(s._replace(answers=()) for s in sources)
+        if len(few) == 1 and "problem_number" in self.rules:
+            few = (few[0]._replace(quotes=self._quotes(few[0].problem_id)),)
         return Context(
             content=content,
             evidence=tuple(evidence),
@@ -205,6 +209,12 @@ class Guard:
                 self._problems.clear()
             self._problems[problem_id] = source
         return source
+
+    def _quotes(self, problem_id: str) -> tuple[str, ...]:
+        if self._bank is None:
+            return ()
+        sql = "SELECT DISTINCT quote FROM evidence WHERE active AND problem_id = ? ORDER BY quote LIMIT ?"
+        return tuple(row[0] for row in self._bank.db.rows(sql, (problem_id, MAX_QUOTES)))
 
     def _guided(self, evidence: Sequence[Evidence]) -> frozenset[str]:
         if self._bank is None or not evidence or "guided" not in self.rules:

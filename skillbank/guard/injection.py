@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 
 from skillbank.guard.context import Content, Context
-from skillbank.guard.phrases import CYRILLIC, FOREIGN, NOT_ORDERED, OVERRIDES, ROLES, SQUEEZED
-from skillbank.guard.text import excerpt, plain
+from skillbank.guard.phrases import CYRILLIC, FOREIGN, NOT_ORDERED, OVERRIDES, ROLE_WORDS, ROLES, SQUEEZED, STEMS
+from skillbank.guard.text import excerpt
 from skillbank.records import Flag
 
 # ------------------------------------------------------------------------------------------------------- chat templates
@@ -24,6 +24,7 @@ _TEMPLATE = re.compile(
     r"|<</?sys>>|</?s>|</?(?:bos|eos|pad|unk|mask|cls|sep)>|<(?:start|end)_of_[a-z_]+>"
     r"|</?(?:think(?:ing)?|scratchpad|tool_calls?|tool_response|function_calls?|system|assistant|user|human|instructions?)>"
     r"|#{2,}\s?(?:instructions?|response|human|assistant|system|user|input|prompt)\s?:"
+    r"|</?\s?[a-z_]*(?:prompt|message|instruction|untrusted|document|web_?page|context|override)[a-z_]*(?:\s[^<>]{0,40})?>"
     r"|\"?\brole\"?\s?[:=]\s?\"(?:system|assistant|user|developer|tool)\""
 )
 
@@ -37,28 +38,44 @@ def chat_template(content: Content, context: Context) -> Iterator[Flag]:
         yield Flag(rule="chat_template", reason=f"token of a chat template: '{excerpt(view, *match.span())}'")
 
 
+_BACKWARDS, _ROT13 = "written backwards", "in rot13"
+_DROPPED = ("ignore", "disregard", "forget", "override", "bypass", "reveal", "print", "repeat", "show")
+_SPELT = {
+    "with its letters spaced or swapped": _DROPPED,
+    _BACKWARDS: tuple(word[::-1] for word in _DROPPED),
+    _ROT13: tuple(codecs.encode(word, "rot13") for word in _DROPPED),
+}
+
+
 def override(content: Content, context: Context) -> Iterator[Flag]:
     """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to give its prompt away."""
     view = context.plain
-    for pattern in OVERRIDES:
+    for wanted, pattern in OVERRIDES:
+        if not all(words & context.words for words in wanted):
+            continue
         for match in pattern.finditer(view):
             if not NOT_ORDERED.search(view, max(0, match.start() - 25), match.start()):
                 yield _ordered(excerpt(view, *match.span()))
                 return
-    if not view.isascii() or "ign" in view or "instr" in view or "verg" in view:
+    if STEMS.search(view) or not context.text.isascii():
         for pattern, where in ((FOREIGN, view), (FOREIGN, context.text.lower()), (CYRILLIC, context.text)):
             if match := pattern.search(where):
                 yield _ordered(excerpt(where, *match.span()))
                 return
-    letters = context.squeezed
-    for how, letters_read in (
-        ("with its letters spaced or swapped", letters),
-        ("written backwards", letters[::-1]),
-        ("in rot13", codecs.encode(letters, "rot13")),
-    ):
+    for how, letters_read in _readings(context.squeezed):
         if match := SQUEEZED.search(letters_read):
             yield _ordered(excerpt(letters_read, *match.span()), f", {how}")
             return
+
+
+def _readings(letters: str) -> Iterator[tuple[str, str]]:
+    """(how it was hidden, letters) for each way in which the letters of a text may spell an order."""
+    for how, words in _SPELT.items():
+        if any(word in letters for word in words):
+            if how == _BACKWARDS:
+                yield how, letters[::-1]
+            else:
+                yield how, codecs.encode(letters, "rot13") if how == _ROT13 else letters
 
 
 def _ordered(words: str, how: str = "") -> Flag:
@@ -67,9 +84,9 @@ def _ordered(words: str, how: str = "") -> Flag:
 
 def role_claim(content: Content, context: Context) -> Iterator[Flag]:
     """Text that opens a turn of its own, or tells the model who it is."""
-    for part in context.fields:  # a turn can begin with any field
-        view = plain(part)
-        for pattern in ROLES:
-            if match := pattern.search(view):
-                yield Flag(rule="role_claim", reason=f"claims a role: '{excerpt(view, *match.span())}'")
-                return
+    if not context.words & ROLE_WORDS:
+        return
+    for pattern in ROLES:
+        if match := pattern.search(context.lines):
+            yield Flag(rule="role_claim", reason=f"claims a role: '{excerpt(context.lines, *match.span())}'")
+            return

@@ -29,9 +29,9 @@ def length(content: Content, context: Context) -> Iterator[Flag]:
     text = context.text
     if len(text) > MAX_CHARACTERS:
         yield Flag(rule="length", reason=f"{len(text):,} characters, more than {MAX_CHARACTERS:,}")
-    words = _WORD.findall(context.plain)
+    words = context.word_list
     letters = sum(map(len, words))
-    wide = sum(count for name, count in script_shares(text).items() if name in _UNSPACED)
+    wide = 0 if text.isascii() else sum(n for name, n in script_shares(text).items() if name in _UNSPACED)
     if wide < MIN_LETTERS and (len(words) < MIN_WORDS or letters < MIN_LETTERS):
         yield Flag(rule="length", reason=f"{len(words)} words of {letters} letters say too little to be a lesson")
     if len(words) >= REPEAT_WORDS and len(set(words)) < MAX_REPEATS * len(words):
@@ -64,6 +64,8 @@ _COMMON = {
 COMMON_WORDS = {  # letters alone stand in formulas of any language
     language: frozenset(word for word in words.split() if len(word) > 1) for language, words in _COMMON.items()
 }
+_TELLING = {own: frozenset().union(*COMMON_WORDS.values()) - COMMON_WORDS[own] for own in COMMON_WORDS}
+"""The common words of all other languages."""
 _BY_SCRIPT = {
     "CYRILLIC": "Cyrillic", "CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean",
     "ARABIC": "Arabic", "DEVANAGARI": "Devanagari", "HEBREW": "Hebrew", "THAI": "Thai", "GREEK": "Greek",
@@ -122,6 +124,15 @@ def language(content: Content, context: Context) -> Iterator[Flag]:
         if other is not None and other != own and {own, other} != {"Chinese", "Japanese"}:
             yield Flag(rule="language", reason=f"{other} in a bank in {own}: '{excerpt(text, 0, 40)}'")
         return
+    if len(context.words & _TELLING[own]) >= 2:
+        yield from _foreign_sentence(text, own)
+    words = context.word_list
+    if len([word for word in words if len(word) > 1]) >= UNCOMMON_WORDS and not context.words & COMMON_WORDS[own]:
+        yield Flag(rule="language", reason=f"none of its {len(words)} words is a common one of {own}")
+
+
+def _foreign_sentence(text: str, own: str) -> Iterator[Flag]:
+    """The first sentence that is another language's."""
     lowered = text.lower()
     for match in _SEGMENT.finditer(lowered):
         words = _WORD.findall(match.group())
@@ -133,11 +144,6 @@ def language(content: Content, context: Context) -> Iterator[Flag]:
             start, end = match.span()
             yield Flag(rule="language", reason=f"{other} in a bank in {own}: '{excerpt(text, start, end)}'")
             return
-    words = _WORD.findall(lowered)
-    if len([word for word in words if len(word) > 1]) >= UNCOMMON_WORDS and not any(
-        word in COMMON_WORDS[own] for word in words
-    ):
-        yield Flag(rule="language", reason=f"none of its {len(words)} words is a common one of {own}")
 
 
 def _foreign_script(text: str) -> Iterator[tuple[str, str]]:

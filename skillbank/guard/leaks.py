@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from skillbank.guard.context import Content, Context
 from skillbank.guard.text import excerpt
-from skillbank.records import Evidence, Flag
+from skillbank.records import Flag
 
 _NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:/\d+)?"
 _VALUE = (
@@ -25,43 +25,60 @@ _VALUE = (
 _TRUE = (
     r"(?:correct|right|true|actual|expected|reference|official|intended|gold(?:en)?|target|final|real|proper|accepted)"
 )
-_RESULT = r"(?:answer|result|value|solution|output|count|total|outcome|label)"
+_RESULTS = "answer|result|value|solution|output|count|total|outcome|label"
+_RESULT = rf"(?:{_RESULTS})"
 _IS = (
     r"(?:\s?(?:\(|=|:|,)|\s(?:is|was|are|of|being|equals|equal to|to be|should be|should have been|must be|has to be|would be"
     r"|turns out to be|comes to|ends in|which (?:is|ends in|equals)|yields|gives|in fact|simply|actually|exactly|just))*\s?"
 )
-_STATED = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\b{_TRUE} {_RESULT}\b{_IS}{_VALUE}",
-        rf"\banswer\b(?:\s?[:=(]|\s(?:is|was|must be|equals|should be|should have been|would be|has to be)\b)"
-        rf"(?:\s(?:e\.g\.,?|i\.e\.,?|simply|exactly|just|indeed))?\s?{_VALUE}",
-        rf"\banswer \((?:e\.g\.,?|i\.e\.,?|namely|that is,?)\s?[^()]{{0,40}}?=\s?{_VALUE}",
-        rf"\binstead of (?:the )?{_TRUE}\b[^.;\n]{{0,12}}?{_VALUE}",
-        rf"(?:{_NUMBER})(?:\s[a-z]+){{0,2}},? instead of (?:the )?(?:\d{{3,}}|\d+[.,/]\d+)",
-        rf"\b{_TRUE} (?:one|number|figure|expression)\b(?:\s(?:is|was|should be|equals)|\s?[:=(])\s?{_VALUE}",
-        r"\\boxed\s?\{[^{}]*\w[^{}]*\}",
-        rf"\b(?:gold|target|reference|truth) ?(?:label|answer|value)?\s?[:=]\s?{_VALUE}",
+_STATED = tuple(  # words of which one is in all that it matches, and the pattern
+    (frozenset(words.split("|")), re.compile(pattern, re.IGNORECASE))
+    for words, pattern in (
+        (_RESULTS, rf"\b{_TRUE} {_RESULT}\b{_IS}{_VALUE}"),
+        (
+            "answer",
+            rf"\banswer\b(?:\s?[:=(]|\s(?:is|was|must be|equals|should be|should have been|would be|has to be)\b)"
+            rf"(?:\s(?:e\.g\.,?|i\.e\.,?|simply|exactly|just|indeed))?\s?{_VALUE}",
+        ),
+        ("answer", rf"\banswer \((?:e\.g\.,?|i\.e\.,?|namely|that is,?)\s?[^()]{{0,40}}?=\s?{_VALUE}"),
+        ("instead", rf"\binstead of (?:the )?{_TRUE}\b[^.;\n]{{0,12}}?{_VALUE}"),
+        (
+            "instead",
+            rf"(?:{_NUMBER})(?:\s[a-z]+){{0,2}},? instead of (?:the )?(?:\d{{3,}}|\d+[.,/]\d+)",
+        ),
+        (
+            "one|number|figure|expression",
+            rf"\b{_TRUE} (?:one|number|figure|expression)\b(?:\s(?:is|was|should be|equals)|\s?[:=(])\s?{_VALUE}",
+        ),
+        ("boxed", r"\\boxed\s?\{[^{}]*\w[^{}]*\}"),
+        (
+            "gold|target|reference|truth",
+            rf"\b(?:gold|target|reference|truth) ?(?:label|answer|value)?\s?[:=]\s?{_VALUE}",
+        ),
     )
 )
 _KNOWN = re.compile(
     r"\bground[ -]?truths?\b|\b(?:answer|solution|marking|grading|grader'?s?|teacher'?s?) (?:key|sheet|scheme)\b"
     r"|\b(?:reference|gold(?:en)?|official|published|expected|desired|hidden) (?:answer|solution|label|output)s?\b"
-    r"|\bexpected (?:final )?results?\b(?= (?:of|is|was)\b)|\b(?:gold|truth|target) label\b",
-    re.IGNORECASE,
+    r"|\bexpected (?:final )?results?\b(?= (?:of|is|was)\b)|\b(?:gold|truth|target) label\b"
+)
+_KNOWN_WORDS = frozenset(
+    "truth truths key sheet scheme answer answers solution solutions label labels output outputs result results"
+    " groundtruth".split()
 )
 
 
 def answer_phrase(content: Content, context: Context) -> Iterator[Flag]:
     """An answer stated as such, or talk of one that only a grader knows."""
-    text = context.text
-    for pattern in _STATED:
-        if match := pattern.search(text):
+    text, view = context.text, context.plain
+    for words, pattern in _STATED:
+        if context.words & words and (match := pattern.search(text)):
             yield Flag(rule="answer_phrase", reason=f"states an answer: '{excerpt(text, *match.span())}'")
             break
-    if match := _KNOWN.search(text):
-        words = excerpt(text, *match.span())
-        yield Flag(rule="answer_phrase", reason=f"leans on an answer that no solver has: '{words}'")
+    if context.words & _KNOWN_WORDS and (match := _KNOWN.search(view)):
+        yield Flag(
+            rule="answer_phrase", reason=f"leans on an answer that no solver has: '{excerpt(view, *match.span())}'"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- the known answer
@@ -236,7 +253,7 @@ _ANSWER_BEFORE = re.compile(
     r"|\\boxed\s?\{\s?|\bmust be )$",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"\s*[$)}]*\s*(?:[+*/^×·÷<]|-\s*\d|\\times|\\cdot|\\frac)")
+_GOES_ON = re.compile(r"\s*[$)}]*\s*(?:[+*/^×·÷<]|x \d|-\s*\d|\\times|\\cdot|\\frac)")
 
 
 def _as_result(text: str, start: int, end: int, given: bool) -> bool:
@@ -245,9 +262,9 @@ def _as_result(text: str, start: int, end: int, given: bool) -> bool:
     One that the problem gives stands after `=` also where it was merely written down, so that does not count.
     """
     before = text[max(0, start - 30) : start]
-    if _ANSWER_BEFORE.search(before):
-        return True
-    return not given and _RESULT_BEFORE.search(before) is not None and _GOES_ON.match(text, end) is None
+    if _GOES_ON.match(text, end) is not None:
+        return False
+    return _ANSWER_BEFORE.search(before) is not None or (not given and _RESULT_BEFORE.search(before) is not None)
 
 
 def _stands_as_text(answer: str, text: str) -> tuple[int, int] | None:
@@ -290,28 +307,31 @@ def problem_number(content: Content, context: Context) -> Iterator[Flag]:
     shared = {n for n in numbers_of(context.text) & numbers_of(source.problem) if not _general(n) and len(n) > 1}
     if not shared:
         return
-    own = numbers_of(_without_quotes(context.text, context.evidence))
-    left = sorted(shared & own)
+    quoted = _quoted_parts(context.text, (*(place.quote for place in context.evidence), *source.quotes))
+    left = sorted(shared - numbers_of(quoted))
     if any(sum(map(str.isdigit, n)) >= DISTINCT_DIGITS for n in left) or len(left) >= 2:
         shown = ", ".join(left[:4])
         yield Flag(rule="problem_number", reason=f"holds numbers of problem {source.problem_id} alone: {shown}")
 
 
-def _without_quotes(text: str, evidence: Iterable[Evidence]) -> str:
-    """The text without what it shares with a quote, `QUOTED_TOKENS` in a row or more."""
+def _quoted_parts(text: str, quotes: Iterable[str]) -> str:
+    """What of a text it shares with a quote, `QUOTED_TOKENS` in a row or more."""
     grams: set[tuple[str, ...]] = set()
-    for quoted in {place.quote for place in evidence}:
-        tokens = _TOKEN.findall(quoted)
+    for quote in set(quotes):
+        tokens = _TOKEN.findall(quote)
         size = min(QUOTED_TOKENS, len(tokens))
         grams.update(tuple(tokens[n : n + size]) for n in range(len(tokens) - size + 1))
-    sizes = {len(gram) for gram in grams} - {0}
-    tokens = _TOKEN.findall(text)
-    quoted_places: set[int] = set()
-    for size in sizes:
+    places = [match.span() for match in _TOKEN.finditer(text)]
+    tokens = [text[start:end] for start, end in places]
+    parts = []
+    for size in sorted({len(gram) for gram in grams} - {0}):
         for n in range(len(tokens) - size + 1):
             if tuple(tokens[n : n + size]) in grams:
-                quoted_places.update(range(n, n + size))
-    return " ".join("·" if n in quoted_places else token for n, token in enumerate(tokens))
+                end = places[n + size - 1][1]
+                while end < len(text) and (text[end].isdigit() or text[end] in ".,"):
+                    end += 1  # a number is quoted whole
+                parts.append(text[places[n][0] : end])
+    return "\n".join(parts)
 
 
 # --------------------------------------------------------------------------------------------------------------- guided

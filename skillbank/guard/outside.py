@@ -41,11 +41,16 @@ _SPELT = re.compile(
     rf"\b[a-z0-9][a-z0-9\-]{{2,40}} ?(?:\[ ?\. ?\]|\( ?\. ?\)|\{{ ?\. ?\}}|\[ ?dot ?\]|\( ?dot ?\)| dot ) ?(?:{_SURE}|{_WORDY})\b"
 )
 
+_MAYBE_URL = re.compile(
+    r"[a-z0-9\-]{2}\.[a-z]{2}|\b[a-z]\.com?\b|\d\.\d+\.\d|: ?/|//|www|localhost|\bdot\b|[\[({] ?(?:\.|dot)|script ?:|data:|[0-9a-f]:[0-9a-f]+:"
+)
+"""Looked for first: it is quick, and most texts have none."""
+
 
 def url(content: Content, context: Context) -> Iterator[Flag]:
     """Addresses on the web, however they are spelt."""
     view = context.plain
-    if "." in view or "://" in view or "dot" in view or ":" in view:
+    if _MAYBE_URL.search(view):
         for pattern in (_URL, _SPELT):
             for match in pattern.finditer(view):
                 if "@" not in view[max(0, match.start() - 1) : match.end()]:  # e-mail is another rule's
@@ -65,10 +70,14 @@ _MARKUP = re.compile(
     r"|\\(?:href|url|input|include|write18|immediate|openin|openout|includegraphics|usepackage|catcode)\b"
 )
 
+_MARKS = ("<", "-->", "&", "{{", "{%", "](", "\\", "script")
+
 
 def markup(content: Content, context: Context) -> Iterator[Flag]:
     """HTML, scripts, templates, Markdown images and links, and the LaTeX commands that read or open something."""
     view = context.plain
+    if not any(sign in view for sign in _MARKS):
+        return
     if "&" in view:
         view = html.unescape(html.unescape(view))
     for match in _MARKUP.finditer(view):
@@ -92,6 +101,10 @@ _NAMED = re.compile(
     r"([^\s\"',;]{8,})",
     re.IGNORECASE,
 )
+_DIGIT = re.compile(r"\d")
+_KEY_WORDS = frozenset(
+    "password passwd passphrase passcode pass pwd secret key token bearer authorization auth credentials api".split()
+)
 _TOKEN = re.compile(r"(?<![\w\\/+=\-])[A-Za-z0-9_+/\-]{20,}={0,2}(?![\w/+\-])")
 _HEX_TOKEN = re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{32,}\b", re.IGNORECASE)
 RANDOM_BITS = 3.7
@@ -101,11 +114,14 @@ RANDOM_BITS = 3.7
 def secret(content: Content, context: Context) -> Iterator[Flag]:
     """Keys of known shapes, private keys, named passwords, tokens that look drawn at random. Reasons show their head."""
     text = context.text
+    if context.words & _KEY_WORDS:
+        for match in _NAMED.finditer(text):
+            if _mixed(match[1]):
+                yield _secret(match[1])
+    if "-----" not in text and not any(map(_DIGIT.search, context.long_words)):
+        return
     for match in _SECRET.finditer(text):
         yield _secret(match.group())
-    for match in _NAMED.finditer(text):
-        if _mixed(match[1]):
-            yield _secret(match[1])
     for pattern in (_TOKEN, _HEX_TOKEN):
         for match in pattern.finditer(text):
             if _drawn_at_random(match.group()) and not _SECRET.search(match.group()):
@@ -144,6 +160,8 @@ _PHONE = re.compile(
     r"\+?\(?\d[\d ()./\-]{5,18}\d"
 )
 
+_CALLING = frozenset("tel phone telephone mobile cell fax whatsapp hotline sms call text".split())
+
 
 def contact(content: Content, context: Context) -> Iterator[Flag]:
     """E-mail addresses and, where they are sure to be such, telephone numbers."""
@@ -151,6 +169,8 @@ def contact(content: Content, context: Context) -> Iterator[Flag]:
     if "@" in view or " at " in view or "at]" in view or "at)" in view or "at}" in view or "mailto" in view:
         for match in _MAIL.finditer(view):
             yield Flag(rule="contact", reason=f"an e-mail address: '{excerpt(view, *match.span())}'")
+    if not ("+" in view or "(" in view or context.words & _CALLING):
+        return
     for match in _PHONE.finditer(view):
         if sum(map(str.isdigit, match.group())) >= 7:
             yield Flag(rule="contact", reason=f"a telephone number: '{excerpt(view, *match.span())}'")

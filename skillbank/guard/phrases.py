@@ -36,49 +36,214 @@ _START = (
 )
 NOT_ORDERED = re.compile(r"(?:do not|don't|never|not to|avoid|without|cannot|should not|shouldn't|must not)\s+\w*\s*$")
 
-OVERRIDES = tuple(
-    re.compile(pattern)
-    for pattern in (
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_DROPPING = _set(
+    "ignore disregard forget override overrule bypass circumvent neglect dismiss discard abandon skip violate erase aside"
+    " attention heed mind break not don never longer stop cease quit refrain notice off disable away out unlearn"
+)
+_ORDERING = _set(
+    "instruction instructions prompt prompts guideline guidelines guidance directive directives directions orders order"
+    " command commands policy policies guardrail guardrails rail rails guard safety safeguard safeguards system developer"
+    " programming training persona configuration told given taught message"
+)
+_RULING = _set(
+    "rule rules constraint constraints restriction restrictions limits limitations message messages context conditions text"
+    " everything anything instructions wording configuration"
+)
+_PLACING = _set(
+    "previous previously prior earlier preceding foregoing above before beforehand far existing original initial system"
+    " developer hidden top up until your you user whatever safety content"
+)
+_VOIDING = _set(
+    "void cancelled canceled lifted revoked suspended obsolete overridden expired superseded null invalid longer apply"
+    " applies applied bind binds"
+)
+_YOU = _set("you your user reader question asker human whatever matter regardless")
+_NEWLY = _set("new updated real actual revised secret additional urgent")
+_ONWARD = _set("now here point moment henceforth forward starting always")
+_REPLYING = _set(
+    "respond responds reply replies answer answers output outputs write say says print obey act none praise agree refuse comply"
+    " give ask asks want wants tell"
+)
+_HEEDING = _set("obey comply heed act rely go must has should shall will have are need")
+_ONLY = _set("only just solely exclusively merely nothing word phrase the")
+_SHOWING = _set("print reveal output show display repeat leak dump recite disclose expose quote tell write")
+_HIDING = _set("system hidden secret developer injection jailbreak jail prompt")
+_REFUSING = frozenset({"refuse", "refusing", "refusal", "refusals", "refused", "decline", "declining"})
+_BEINGS = _set("tutor assistant model ai bot")
+
+OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tuple(
+    (wanted, re.compile(pattern))
+    for wanted, pattern in (
         # to drop orders that came before, or that are the reader's own
-        rf"\b{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS}|all|any|every|whatever)\b{_WITHIN}\b{_ORDERS}\b",
-        rf"\b{_DROP}\b{_WITHIN}\b{_ORDERS}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS})\b",
-        rf"\b{_DROP} (?:the |that |this )?(?:system |hidden )?(?:prompt|guard ?rails?|safety)\b",
+        (
+            (
+                _DROPPING,
+                _ORDERING,
+            ),
+            rf"\b{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS}|all|any|every|whatever)\b{_WITHIN}\b{_ORDERS}\b",
+        ),
+        (
+            (
+                _DROPPING,
+                _ORDERING,
+                _PLACING,
+            ),
+            rf"\b{_DROP}\b{_WITHIN}\b{_ORDERS}\b{_WITHIN}\b(?:{_BEFORE}|{_YOURS})\b",
+        ),
+        (
+            (
+                _DROPPING,
+                _ORDERING,
+            ),
+            rf"\b{_DROP} (?:the |that |this )?(?:system |hidden )?(?:prompt|guard ?rails?|safety)\b",
+        ),
         # rules and conditions are words of mathematics too: an order to the reader, at the beginning of a clause
-        rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|whatever) {_RULES}\b",
-        rf"{_START}{_DROP}\b{_WITHIN}\b{_RULES}\b[^.!?;:\n]{{0,25}}?\b(?:{_BEFORE}|{_YOURS})\b(?! case| step| line| part)",
-        rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_YOURS}|safety|content) (?:\w+ )?{_RULES}\b",
+        (
+            (
+                _DROPPING,
+                _RULING,
+                _PLACING,
+            ),
+            rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_BEFORE}|whatever) {_RULES}\b",
+        ),
+        (
+            (
+                _DROPPING,
+                _RULING,
+                _PLACING,
+            ),
+            rf"{_START}{_DROP}\b{_WITHIN}\b{_RULES}\b[^.!?;:\n]{{0,25}}?\b(?:{_BEFORE}|{_YOURS})\b(?! case| step| line| part)",
+        ),
+        (
+            (
+                _DROPPING,
+                _RULING,
+                _PLACING,
+            ),
+            rf"{_START}{_DROP}\b{_WITHIN}\b(?:{_YOURS}|safety|content) (?:\w+ )?{_RULES}\b",
+        ),
         # orders declared void
-        rf"\b{_ORDERS}\b{_WITHIN}\b(?:void|cancell?ed|lifted|revoked|suspended|obsolete|overridden|expired|superseded"
-        r"|null|invalid|no longer (?:\w+ )?(?:appl|hold|valid|count|bind|matter|in force)\w*|(?:do|does) not apply"
-        r"|not? appl\w+|appl\w+ (?:any ?more|no longer))",
-        rf"\b(?:all|your|earlier|previous|prior) (?:\w+ )?{_RULES}\b[^.!?;:\n]{{0,20}}?\b(?:lifted|void|cancell?ed|revoked"
-        r"|suspended|no longer (?:bind|apply to you))",
-        r"\bno longer (?:bind|apply to|bound by)\b[^.!?;:\n]{0,15}\b(?:you|rules?|instructions?)\b",
+        (
+            (
+                _ORDERING,
+                _VOIDING,
+            ),
+            rf"\b{_ORDERS}\b{_WITHIN}\b(?:void|cancell?ed|lifted|revoked|suspended|obsolete|overridden|expired|superseded"
+            r"|null|invalid|no longer (?:\w+ )?(?:appl|hold|valid|count|bind|matter|in force)\w*|(?:do|does) not apply"
+            r"|not? appl\w+|appl\w+ (?:any ?more|no longer))",
+        ),
+        (
+            (
+                _RULING,
+                _VOIDING,
+            ),
+            rf"\b(?:all|your|earlier|previous|prior) (?:\w+ )?{_RULES}\b[^.!?;:\n]{{0,20}}?\b(?:lifted|void|cancell?ed|revoked"
+            r"|suspended|no longer (?:bind|apply to you))",
+        ),
+        (
+            (
+                _VOIDING,
+                _RULING | _YOU,
+            ),
+            r"\bno longer (?:bind|apply to|bound by)\b[^.!?;:\n]{0,15}\b(?:you|rules?|instructions?)\b",
+        ),
         # new ones given
-        r"\b(?:new|updated|real|actual|revised|secret|additional|urgent) (?:instructions?|orders?|directives?|task"
-        r"|system prompt|commands?) ?[:\-]",
-        r"\b(?:from (?:now|here|this point|this moment) on(?:wards?)?|henceforth|going forward|starting now)\b"
-        r"[^.!?\n]{0,40}?\b(?:you (?:must|will|shall|should|are|may|can|always|only|have)|respond|reply|obey|act as|answer"
-        r" (?:only|with|every|each|all)|none of)",
-        r"\b(?:obey|comply with|heed)\b[^.!?\n]{0,15}\b(?:only|every|each|all|any|this|these|my|the user|what follows)\b",
-        r"\b(?:act|rely|go) only on (?:the text|this|what follows)\b",
-        r"\b(?:whatever|no matter what|regardless of what|anything) (?:the )?(?:user|reader|question|asker|human)\b"
-        r"[^.!?\n]{0,30}\b(?:say|ask|want|respond|reply|answer|output)\w*",
-        r"\b(?:reply|respond|answer|output)\w*(?: \w+){0,2} (?:only|just|solely|exclusively|merely|nothing but|nothing"
-        r" except)(?: by| with| using)? (?:the|a|an|one|this|that)? ?(?:single )?(?:word|phrase|number|sentence|yes|no|ok)\b",
-        r"\b(?:reply|respond|answer|output|write|say|print)\b(?: \w+){0,2} the (?:single )?(?:word|phrase)\b",
+        (
+            (
+                _NEWLY,
+                _ORDERING | {"task"},
+            ),
+            r"\b(?:new|updated|real|actual|revised|secret|additional|urgent) (?:instructions?|orders?|directives?|task"
+            r"|system prompt|commands?) ?[:\-]",
+        ),
+        (
+            (
+                _ONWARD,
+                _YOU | _REPLYING,
+            ),
+            r"\b(?:from (?:now|here|this point|this moment) on(?:wards?)?|henceforth|going forward|starting now)\b"
+            r"[^.!?\n]{0,40}?\b(?:you (?:must|will|shall|should|are|may|can|always|only|have)|respond|reply|obey|act as|answer"
+            r" (?:only|with|every|each|all)|none of)",
+        ),
+        (
+            (_HEEDING,),
+            r"\b(?:obey|comply with|heed)\b[^.!?\n]{0,15}\b(?:only|every|each|all|any|this|these|my|the user|what follows)\b",
+        ),
+        (
+            (_HEEDING,),
+            r"\b(?:act|rely|go) only on (?:the text|this|what follows)\b",
+        ),
+        (
+            (
+                _YOU,
+                _REPLYING,
+            ),
+            r"\b(?:whatever|no matter what|regardless of what|anything) (?:the )?(?:user|reader|question|asker|human)\b"
+            r"[^.!?\n]{0,30}\b(?:say|ask|want|respond|reply|answer|output)\w*",
+        ),
+        (
+            (
+                _REPLYING,
+                _ONLY,
+            ),
+            r"\b(?:reply|respond|answer|output)\w*(?: \w+){0,2} (?:only|just|solely|exclusively|merely|nothing but|nothing"
+            r" except)(?: by| with| using)? (?:the|a|an|one|this|that)? ?(?:single )?(?:word|phrase|number|sentence|yes|no|ok)\b",
+        ),
+        (
+            (
+                _REPLYING,
+                _ONLY,
+            ),
+            r"\b(?:reply|respond|answer|output|write|say|print)\b(?: \w+){0,2} the (?:single )?(?:word|phrase)\b",
+        ),
         # the prompt drawn out of the model, refusals switched off
-        r"\b(?:print|reveal|output|show|display|repeat|leak|dump|recite|disclose|expose|quote|tell me|write out)\b"
-        r"[^.!?\n]{0,30}\b(?:system|hidden|secret|initial|original|full|your|its|developer)\b[^.!?\n]{0,15}"
-        r"\b(?:prompt|instructions?|configuration|message|wording|rules)\b",
-        r"\b(?:system|hidden|secret|developer) (?:prompt|message|instructions?)\b|\bprompt injection\b|\bjail ?break",
-        r"\b(?:never|do not|don't|without(?: any)?|no) (?:ever )?(?:refus\w+|declin(?:e|ing) (?:a|any) request)",
-        r"\byou (?:must|shall|will|have to|are to|need to) (?:always |only |never |now )?(?:obey|comply|respond|reply|refuse"
-        r"|give the (?:opposite|wrong)|agree|praise|say|output|answer (?:with|only|yes|no))",
-        r"\balways (?:answer|reply|respond|say|agree|output|tell)(?: \w+)? (?:yes|no|zero|the user|the reader|with)\b",
-        r"\b(?:tutor|assistant|model|ai|bot)\b (?:must|has to|should|shall|will) (?:always )?(?:agree|obey|comply|say|praise)",
+        (
+            (
+                _SHOWING,
+                _ORDERING | _RULING,
+            ),
+            r"\b(?:print|reveal|output|show|display|repeat|leak|dump|recite|disclose|expose|quote|tell me|write out)\b"
+            r"[^.!?\n]{0,30}\b(?:system|hidden|secret|initial|original|full|your|its|developer)\b[^.!?\n]{0,15}"
+            r"\b(?:prompt|instructions?|configuration|message|wording|rules)\b",
+        ),
+        (
+            (_HIDING,),
+            r"\b(?:system|hidden|secret|developer) (?:prompt|message|instructions?)\b|\bprompt injection\b|\bjail ?break",
+        ),
+        (
+            (_REFUSING,),
+            r"\b(?:never|do not|don't|without(?: any)?|no) (?:ever )?(?:refus\w+|declin(?:e|ing) (?:a|any) request)",
+        ),
+        (
+            (
+                _YOU,
+                _REPLYING | _HEEDING,
+            ),
+            r"\byou (?:must|shall|will|have to|are to|need to) (?:always |only |never |now )?(?:obey|comply|respond|reply|refuse"
+            r"|give the (?:opposite|wrong)|agree|praise|say|output|answer (?:with|only|yes|no))",
+        ),
+        (
+            (
+                _ONWARD,
+                _REPLYING,
+            ),
+            r"\balways (?:answer|reply|respond|say|agree|output|tell)(?: \w+)? (?:yes|no|zero|the user|the reader|with)\b",
+        ),
+        (
+            (
+                _HEEDING | _REPLYING,
+                _BEINGS,
+            ),
+            r"\b(?:tutor|assistant|model|ai|bot)\b (?:must|has to|should|shall|will) (?:always )?(?:agree|obey|comply|say|praise)",
+        ),
     )
 )
+"""(words of which each set must have one in the text, pattern): the sets are looked at first, as they are quick."""
 SQUEEZED = re.compile(
     r"(?:ignore|disregard|forget|override|bypass)(?:all|any|the|every|of|your|my|these|those|each)*"
     r"(?:previous|prior|above|earlier|preceding|foregoing|system|initial|original|safety|your|existing)"
@@ -88,12 +253,12 @@ SQUEEZED = re.compile(
     r"|(?:reveal|print|repeat|show)(?:the|your|me)*(?:system|hidden)prompt"
 )
 FOREIGN = re.compile(
-    r"(?:ignor[aeo]\w*|olvid[ae]\w*|haz caso omiso|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas)"
-    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben|instruktion\w*)"
-    r"|(?:ignor\w+|oubli\w+|ne (?:tiens|tenez) pas compte|ne (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
-    r"|instructions?|directives|r[èe]gles)"
-    r"|(?:ignora\w*|dimentica\w*|trascura\w*|non seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
-    r"|(?:ignor\w+|esque[cç]\w+|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
+    r"(?:ignor(?:a|ar|e|en|ad|emos) (?:tod\w+ )?(?:las|los|tus|sus|mis|cualquier)|olvid[ae]\w*|haz caso omiso|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas|mensajes|lo anterior)"
+    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben|instruktion\w*|nachrichten)"
+    r"|(?:ignor(?:ez?|er|ons) (?:tou\w+ )?(?:les|tes|vos|ces|mes)|oubli\w+|ne (?:tiens|tenez) pas compte|ne (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
+    r"|instructions?|directives|r[èe]gles|messages|qui pr[ée]c[èe]de)"
+    r"|(?:ignora(?:te|re)? (?:tutt\w )?(?:le|gli|i|tue|qualsiasi)|dimentica\w*|trascura\w*|non seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
+    r"|(?:ignor(?:e|a|ar|em) (?:tod\w+ )?(?:as|os|suas|tuas|quaisquer)|esque[cç]\w+|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
     r"|(?:negeer|vergeet)\b[^.!?]{0,40}\b(?:instructies|opdrachten|regels|aanwijzingen)"
     r"|(?:zignoruj|ignoruj|zapomnij)\b[^.!?]{0,40}\b(?:instrukcj\w+|polece\w+|zasad\w*)"
     r"|(?:önceki|yukarıdaki)[^.!?]{0,30}(?:talimat|komut)[^.!?]{0,20}(?:yok say|unut|dikkate alma)"
@@ -103,6 +268,11 @@ FOREIGN = re.compile(
     r"|(?:تجاهل|انس)[^.!?]{0,30}(?:التعليمات|الأوامر|القواعد)"
     r"|(?:अनदेखा|नज़रअंदाज|भूल)[^.!?।]{0,20}(?:निर्देश)|(?:निर्देश)[^.!?।]{0,20}(?:अनदेखा|नज़रअंदाज|भूल)"
 )
+STEMS = re.compile(
+    r"[^\x00-\x7f]|ignor|olvid|omiso|descart|verg[ei]|missacht|oubli|compte|suiv|suis|neglig|dimentic|trascur|seguire"
+    r"|esquec|desconsid|negeer|zapomn"
+)
+"""Without one of these no foreign phrase is in a text: looked for first, as most texts have none."""
 CYRILLIC = re.compile(
     r"(?:игнорир\w*|забудь\w*|не обращай\w* внимания|отмени\w*|пренебрег\w*|ігноруй\w*)[^.!?]{0,40}"
     r"(?:инструкци\w*|указани\w*|правил\w*|команд\w*|інструкці\w*)",
@@ -116,6 +286,11 @@ _BEING = r"(?:model|assistant|ai|bot|chat ?bot|agent|dan|tutor|pirate|hacker|adm
 _BEING += (
     r"|character|persona|jailbreak|operator|human|person|robot|developer|system|interpreter|gpt\w*|claude|teacher)"
 )
+ROLE_WORDS = _set(
+    "system assistant user human ai developer tool you re pretend imagine sorry cannot can won mode anything act behave respond"
+    " speak roleplay role work operate language"
+)
+"""One of these is in every claim to a role."""
 ROLES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (

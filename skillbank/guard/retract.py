@@ -99,4 +99,3 @@ def _pairs(bank: Bank, sides: Sequence[int]) -> list[int]:
     gone = ",".join(map(str, sides))
     sql = "SELECT id FROM entries WHERE kind = 'pair' AND status = 'active' AND (skill_id IN ({0}) OR mistake_id IN ({0}))"
     return [row[0] for row in bank.db.rows(f"{sql.format(gone)} ORDER BY id")]
-

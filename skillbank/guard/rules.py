@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from skillbank.errors import InvalidOption
-from skillbank.guard import contamination, encodings, injection, language, leaks, outside
+from skillbank.guard import contamination, encodings, injection, language, leaks, outside, signals
 from skillbank.guard.context import Context, Rule
 from skillbank.records import Flag
 
@@ -36,6 +36,7 @@ RULES: dict[str, RuleEntry] = {
     "guided": RuleEntry(leaks.guided, 1, "mined only from prompts that contained skills"),
     "chat_template": RuleEntry(injection.chat_template, 1, "tokens of chat templates"),
     "override": RuleEntry(injection.override, 1, "orders to the model that reads it"),
+    "addresses_model": RuleEntry(signals.addresses_model, 1, "the vocabulary of an order to a model"),
     "role_claim": RuleEntry(injection.role_claim, 1, "a turn or a role of its own"),
     "encoded": RuleEntry(encodings.encoded, 1, "text hidden in base64 and the like"),
     "url": RuleEntry(outside.url, 1, "addresses on the web"),

@@ -203,10 +203,15 @@ _SPACE = re.compile(r"\s+")
 
 def plain(text: str) -> str:
     """The text as it reads: nothing invisible, look-alikes as the letters they look like, one space, lower case."""
+    return _SPACE.sub(" ", undisguised(text))
+
+
+def undisguised(text: str) -> str:
+    """As `plain`, with its lines and spaces as they are."""
     if not text.isascii():
         text = _SUSPECT.sub("", text)
         text = unicodedata.normalize("NFKC", text).translate(_FOLD)
-    return _SPACE.sub(" ", text).lower()
+    return text.lower()
 
 
 def squeezed(plain_text: str) -> str:
