@@ -185,6 +185,16 @@ class NearPairs(NamedTuple):
         sort = np.lexsort((earlier, later))
         return _by_row(later[sort], earlier[sort], cosines[sort])
 
+    def among(self, rows: Sequence[int]) -> NearPairs:
+        """The pairs of these rows alone, which are in ascending order, numbered anew."""
+        import numpy as np
+
+        number = np.full(self.of_rows, -1, dtype=np.int64)
+        number[np.asarray(rows, dtype=np.int64)] = np.arange(len(rows))
+        one, other = number[self.rows], number[self.others]
+        both = (one >= 0) & (other >= 0)
+        return NearPairs(len(rows), one[both], other[both], self.cosines[both], self.floor)
+
 
 def near_pairs(
     vectors_ND: np.ndarray[Any, Any], min_cosine: float, *, known: NearPairs | None = None, max_pairs: int = 2_000_000

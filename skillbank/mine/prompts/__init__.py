@@ -1,8 +1,9 @@
 """The words that a writer is asked with: one readable template a kind, package data beside this file.
 
 A template has a part `=== system ===` (may be missing) and a part `=== user ===`. `$name` is filled in: `$problem`,
-`$attempts` and `$max_items` for skills, mistakes and pairs, `$error` for the repair; `$$` is a dollar sign. Files of
-the same names elsewhere take their place. Left out: how a problem and its attempts are written down (`calls.py`).
+`$attempts` and `$max_items` for skills, mistakes and pairs, `$members`, `$kind` and `$form` for one wording of several
+entries, `$error` for the repair; `$$` is a dollar sign. Files of the same names elsewhere take their place. Left out:
+how a problem and its attempts are written down (`calls.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PLACES: dict[str, frozenset[str]] = {
     "skills": frozenset({"problem", "attempts", "max_items"}),
     "mistakes": frozenset({"problem", "attempts", "max_items"}),
     "pairs": frozenset({"problem", "attempts", "max_items"}),
+    "merge": frozenset({"members", "kind", "form"}),
     "repair": frozenset({"error"}),
 }
 """Template -> what can be filled in; all but `max_items` must be."""
