@@ -82,8 +82,8 @@ async def answer(call: Call, complete: Complete, prompts: Prompts, *, attempts_b
     try:
         read_replies(texts, call)
         error = None  # a repair that failed takes nothing from what the first reply has
-    except ReplyInvalid as invalid:
-        error = error or f"reply invalid after a repair: {invalid}"
+    except ReplyInvalid:
+        error = error or f"reply invalid after a repair: {_fault(replies[-1], call)}"
     return FinishedCall(
         key=call.key,
         kind=call.kind,

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from skillbank.errors import CompletionFailed, InvalidOption
+from skillbank.errors import CompletionFailed
 from skillbank.mine.answer import Mined, answer, mined_from
 from skillbank.mine.background import Background
 from skillbank.mine.calls import Call, CallMaker, ExtractSettings, Prepared
@@ -208,18 +208,12 @@ def retry_dead(
     temperature: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[Mined]:
-    """Makes the dead calls again, and only those, as they were; one `Mined` each, the oldest dead letter first.
+    """Makes the dead calls of `complete.model` again, and only those, as they were; one `Mined` each, the oldest first.
 
     `temperature` draws their replies at another: at 0 the same reply may come again. `prompts` are those of a repair.
-    Raises InvalidOption when the dead calls are another model's, and what `ModelMiner.mine` raises.
+    Raises what `ModelMiner.mine` raises.
     """
-    dead = [finished for finished in ledger.dead() if finished.call is not None]
-    foreign = {finished.model for finished in dead} - {complete.model}
-    if foreign:
-        raise InvalidOption(
-            f"dead letters of {', '.join(sorted(foreign))} cannot be retried with {complete.model}: a call belongs to "
-            "its model"
-        )
+    dead = [finished for finished in ledger.dead() if finished.call is not None and finished.model == complete.model]
     templates = load_prompts(prompts)
     server = _Server()
 
