@@ -5,6 +5,7 @@
     links.py       what must come into a bank before what
     sgsd.py        the JSON banks of SGSD and SkillRL, both ways
     importing.py   items -> the bank, in one revision, quarantined unless trusted
+    landing.py     the same into a bank that may have to be made first, under the guard
     exporting.py   the bank -> items -> a file
 
     jsonl     a record a line, sorted, so that versions of it compare line by line
@@ -16,6 +17,7 @@ What was measured or happened in one bank stays there: usage, history, vectors a
 
 from skillbank.exchange.exporting import ExportReport, export_file
 from skillbank.exchange.importing import ImportReport, import_file
+from skillbank.exchange.landing import import_into
 from skillbank.exchange.reading import FORMATS, Format
 
-__all__ = ["FORMATS", "ExportReport", "Format", "ImportReport", "export_file", "import_file"]
+__all__ = ["FORMATS", "ExportReport", "Format", "ImportReport", "export_file", "import_file", "import_into"]
