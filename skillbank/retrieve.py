@@ -140,9 +140,10 @@ class Retriever:
     def _warn_if_few(self, counts: dict[Kind, int]) -> None:
         if self.settings.k > min(counts.values()) and not self._warned:
             self._warned = True
+            which = "to retrieve" if self.settings.where is None else f"that fit {self.settings.where}"
             warnings.warn(
                 f"k is {self.settings.k} but {self.bank.path} has {counts['skill']} skills and {counts['mistake']} "
-                f"mistakes to retrieve: a problem gets at most {min(counts.values())} pairs",
+                f"mistakes {which}: a problem gets at most {min(counts.values())} pairs",
                 SkillBankWarning,
                 stacklevel=2,
             )

@@ -72,6 +72,11 @@ def _status(status: str) -> Step:
     return step
 
 
+def _pair_status(bank: Bank, n: int) -> None:
+    with bank.change(actor="me") as change:
+        change.set_status([3 + 3 * (n % 6)], "disabled" if n % 2 else "active")
+
+
 def _edit(bank: Bank, n: int) -> None:
     entry = bank.get(n % bank.count() + 1)
     with bank.change(actor="me") as change:
@@ -101,7 +106,7 @@ def _undo(bank: Bank, n: int) -> None:
     bank.undo(actor="me")
 
 
-STEPS: list[Step] = [_status("disabled"), _status("active"), _status("retired"), _edit, _add, _join, _merge, _undo]
+STEPS: list[Step] = [_status("disabled"), _status("active"), _pair_status, _edit, _add, _join, _merge, _undo]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
