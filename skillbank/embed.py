@@ -72,7 +72,7 @@ class Embedder:
         if dim is None:
             raise EmbedderNotFound(f"{name} gives no single vector per text: name a text embedding model")
         self.fingerprint = Fingerprint(
-            model=name if folder is None else f"{'lexical' if self.lexical else 'local'}:{_content_hash(folder)}",
+            model=name if folder is None else f"{'lexical' if self.lexical else 'local'}:{folder_hash(folder)}",
             revision=_commit(model) if folder is None else None,
             pooling=_pooling(model),
             query_prompt=prompts.get("query") or "",
@@ -137,7 +137,7 @@ class Embedder:
         return np.asarray(vectors_ND / np.where(norms_N1 > 0, norms_N1, 1), dtype=np.float32)
 
 
-def _content_hash(folder: Path) -> str:
+def folder_hash(folder: Path) -> str:
     """Hash of the files that make a model, whatever the folder is called.
 
     Left out: documentation, and the file in which sentence-transformers writes its own version beside the prompts.

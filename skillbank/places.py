@@ -92,11 +92,24 @@ def insert(db: Database, entry_id: int, places: Sequence[Evidence], *, wants_ids
     return [hit["id"] for row in values for hit in db.rows(f"{sql} RETURNING id", row)]
 
 
+def in_use(db: Database, ids: Sequence[int]) -> set[int]:
+    """Which of these rows are in use."""
+    named = json.dumps(list(ids))
+    return {
+        row[0]
+        for row in db.rows("SELECT id FROM evidence WHERE active AND id IN (SELECT value FROM json_each(?))", (named,))
+    }
+
+
 def swap(db: Database, gone: Iterable[int], come: Iterable[int]) -> None:
     """Takes rows out of use and brings others back."""
     db.run_many("UPDATE evidence SET active = ? WHERE id = ?", [(0, i) for i in gone] + [(1, i) for i in come])
 
 
 def digest(evidence: Evidence) -> bytes:
-    place = to_json([evidence.outcome, evidence.quote, evidence.span])
-    return hashlib.blake2b(place.encode(), digest_size=8).digest()
+    return digest_of(evidence.outcome, evidence.quote, evidence.span)
+
+
+def digest_of(outcome: str, quote: str, span: tuple[int, int] | None) -> bytes:
+    """What tells two places in one rollout apart."""
+    return hashlib.blake2b(to_json([outcome, quote, span]).encode(), digest_size=8).digest()

@@ -212,7 +212,8 @@ CREATE VIEW entry_usage AS                          -- merged entries are counte
         sum(support_sum) / sum(helpful + harmful + neutral) AS mean_support
     FROM parts GROUP BY id;
 
-CREATE VIRTUAL TABLE entry_text USING fts5 (text, content='entries', content_rowid='id', tokenize='unicode61');
+CREATE VIEW entry_words AS SELECT id, text FROM entries WHERE text IS NOT NULL;    -- pairs have none to search
+CREATE VIRTUAL TABLE entry_text USING fts5 (text, content='entry_words', content_rowid='id', tokenize='unicode61');
 CREATE TRIGGER entry_text_insert AFTER INSERT ON entries WHEN new.text IS NOT NULL BEGIN
     INSERT INTO entry_text (rowid, text) VALUES (new.id, new.text);
 END;

@@ -1,0 +1,72 @@
+"""The database file itself: SQLite's own checks, the schema, the search index. What the rows say is in `rows.py`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from skillbank.database import Database
+from skillbank.doctor import problems
+from skillbank.doctor.report import SHOWN, Findings
+from skillbank.errors import BankBusy, BankCorrupt
+from skillbank.schema import SCHEMA
+
+_OF_TREES = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
+"""How SQLite words what REINDEX mends."""
+
+
+def check_pages(db: Database, findings: Findings) -> None:
+    """Every page, every row against every index, every reference."""
+    for row in db.rows(f"PRAGMA integrity_check({SHOWN})"):
+        if row[0] != "ok":
+            tree = any(words in row[0] for words in _OF_TREES)
+            findings.add(problems.TREE if tree else problems.DAMAGED, detail=row[0])
+    for row in db.stream("PRAGMA foreign_key_check"):
+        findings.add(problems.FOREIGN, f"{row[0]} {row[1]}", detail=f"{row[0]} names a missing row of {row[2]}")
+
+
+def check_schema(db: Database, findings: Findings) -> None:
+    """Tables, indexes, views and triggers against this version's."""
+    own = schema_of(db)
+    expected = expected_schema()
+    for name, (kind, sql) in expected.items():
+        if own.get(name, ("", ""))[1] != sql:
+            findings.add(problems.TABLE if kind == "table" else problems.SCHEMA, f"{kind} {name}")
+    for name in own.keys() - expected.keys():
+        findings.add(problems.ADDED, f"{own[name][0]} {name}")
+    if db.value("SELECT value FROM meta WHERE key = 'bank_id'") is None:
+        findings.add(problems.BANK_ID)
+
+
+def check_search(db: Database, findings: Findings, *, writable: bool) -> None:
+    """The search index against the texts. FTS5's check is worded as a write, so others wait for it."""
+    if not writable:
+        findings.add(problems.UNSEARCHED, detail="the bank's folder can only be read")
+        return
+    try:
+        db.run("INSERT INTO entry_text (entry_text, rank) VALUES ('integrity-check', 1)")
+    except BankBusy as error:
+        findings.add(problems.UNSEARCHED, detail=str(error))
+    except BankCorrupt:
+        findings.add(problems.SEARCH)
+
+
+def schema_of(db: Database) -> dict[str, tuple[str, str]]:
+    """Name -> (kind, SQL) of all that was made by name; what SQLite and FTS5 make for themselves is theirs to check."""
+    return dict(_named(db.rows("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")))
+
+
+def expected_schema() -> dict[str, tuple[str, str]]:
+    """The same of a new bank."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.executescript(SCHEMA)
+        return dict(_named(connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")))
+    finally:
+        connection.close()
+
+
+def _named(rows: sqlite3.Cursor | list[sqlite3.Row]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for kind, name, sql in rows:
+        if not name.startswith("sqlite_"):
+            yield name, (kind, sql)
