@@ -15,6 +15,7 @@ from pathlib import Path
 
 from skillbank import sources
 from skillbank.change import Change, Check
+from skillbank.errors import InvalidEntry
 from skillbank.events import Content
 from skillbank.exchange import sgsd
 from skillbank.exchange.items import Item
@@ -68,8 +69,8 @@ def import_file(
     """Take in a file that `export_file` wrote, or a JSON bank of SGSD or SkillRL.
 
     `check` is the guard, for trusted files too. `dry_run` counts and writes nothing. `on_reject` gets every record
-    that was not taken. Raises BankNotFound (no file), InvalidEntry (no file of a known format, too large or damaged)
-    and InvalidOption.
+    that was not taken. Raises BankNotFound (no file), InvalidEntry (no file of a known format, too large, damaged or
+    without a single entry) and InvalidOption.
     """
     file = Path(path)
     opened = open_file(file, format)
@@ -108,6 +109,8 @@ class _Import:
         self._ids: dict[str, int] = {}
         """Reference -> id, of what was added and of what was known."""
         self._new: set[int] = set()
+        self._first = 0, "", ""
+        """Number, reason and detail of what was rejected first."""
         self._said: Counter[tuple[str, str]] = Counter()
 
     def run(self, change: Change, opened: BankFile) -> None:
@@ -121,6 +124,7 @@ class _Import:
             if item.kind == "pair":
                 self._take_pair(item)
         self._link(items)
+        self._check_any()
         if opened.record is not None:
             sgsd.keep_metadata(self.bank, opened.record, opened.ignored)
         if change.refused_evidence:
@@ -158,7 +162,18 @@ class _Import:
                 self.known[item.kind] += 1
         return joined
 
+    def _check_any(self) -> None:
+        """A file of which nothing is an entry is another kind of file."""
+        if self.rejected and not self.added and not self.known:
+            number, reason, detail = self._first
+            raise InvalidEntry(
+                f"{self.file} holds no entry ({sum(self.rejected.values())} records rejected, the first: {number} is "
+                f"{reason}, {' '.join(detail.split())}); past rollouts are read by `sgsd bank build`"
+            )
+
     def _reject(self, number: int, raw: object, reason: str, detail: str) -> None:
+        if not self.rejected:
+            self._first = number, reason, detail
         self.rejected[reason] += 1
         self.on_reject(Rejected(path=str(self.file), line=number, reason=reason, detail=detail, raw=shown(raw)))
 

@@ -407,6 +407,7 @@ def test_entries_that_stand_for_each_other_stand_for_none(tmp_path: Path) -> Non
         (None, BankNotFound, "no file at"),
         (b"", InvalidEntry, "is empty"),
         (b" \n", InvalidEntry, "is empty"),
+        (b"{\"a\": 1}", InvalidEntry, "holds no entry .1 records rejected, the first: 1 is no entry, kind must be"),
         (b"SQLite format 3\x00" + b"\x00" * 100, InvalidEntry, "those of others are not opened"),
         (b"PAR1 rubbish PAR1", InvalidEntry, "damaged parquet"),
         (gzip.compress(json.dumps(GOOD).encode() * 1000)[:-20], InvalidEntry, "damaged gzip|cannot be read"),
