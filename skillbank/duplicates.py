@@ -15,7 +15,7 @@ from skillbank.cluster import Clustering, check_cosine, complete_link
 from skillbank.embed import Embedder
 from skillbank.neighbours import NearPairs, Progress, near_pairs
 from skillbank.query import SIDES
-from skillbank.records import Entry, Kind, Record
+from skillbank.records import Entry, Kind, Mistake, Pair, Record, Skill
 from skillbank.standing import Rows
 from skillbank.store import Bank
 from skillbank.vectors import Vectors, check_fingerprint, embed_missing
@@ -108,6 +108,13 @@ class Look(NamedTuple):
     tallies: list[Tally]
     groups: list[Group]
     apart: list[KeptApart]
+
+    def to_reword(self, bank: Bank) -> dict[int, dict[int, Skill | Mistake]]:
+        """The clusters for which another wording than the best may be written: id of the best -> id -> words."""
+        groups = [group for group in self.groups if not group.settled]
+        entries = bank.entries(ids=[i for group in groups for i in group.ids])
+        contents = {entry.id: entry.content for entry in entries if not isinstance(entry.content, Pair)}
+        return {group.ids[0]: {i: contents[i] for i in group.ids} for group in groups}
 
     def described(self, bank: Bank, limit: int | None = None) -> Duplicates:
         """With the entries themselves, of the first `limit` clusters."""
