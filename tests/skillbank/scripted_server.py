@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -76,7 +77,7 @@ class ScriptedServer:
 
     def __init__(self, script: Script) -> None:
         self.asked: list[Asked] = []
-        self.served: list[Asked] = []
+        self.served: list[tuple[Asked, Answer]] = []
         """Those whose answer was sent to its end."""
         self.connections = 0
         self.most_at_once = 0
@@ -101,6 +102,11 @@ class ScriptedServer:
         self._http.end_connections()
         self._http.server_close()  # waits for the handlers
         self._thread.join()
+
+    def wait_until_idle(self) -> None:
+        """Until no request is being answered: the client may be gone by then."""
+        while self._at_once:
+            time.sleep(0.005)
 
     def _handler(server) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
@@ -149,7 +155,7 @@ class ScriptedServer:
                 self.wfile.flush()
                 self.close_connection = self.close_connection or answer.missing > 0
                 with server._lock:
-                    server.served.append(asked)
+                    server.served.append((asked, answer))
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""
