@@ -111,8 +111,8 @@ def _trl_completions(record: Fields, verdict: Verdict) -> list[Rollout]:
     return [
         _attempt(
             "trl_completions",
-            record["prompt"],
-            record["completion"],
+            record.get("prompt"),
+            record.get("completion"),
             outcome_of(deciding(rewards, verdict), verdict.threshold),
             reference=_text(record.get("solution")),
             sampling={"step": record.get("step"), "rewards": rewards},
@@ -128,8 +128,8 @@ def _verl_rollouts(record: Fields, verdict: Verdict) -> list[Rollout]:
     return [
         _attempt(
             "verl_rollouts",
-            record["input"],
-            record["output"],
+            record.get("input"),
+            record.get("output"),
             outcome_of(record[field], verdict.threshold),
             answer=_text(record.get("pred")),
             reference=_text(record.get("gts")),
@@ -190,8 +190,8 @@ def _plain(record: Fields, verdict: Verdict) -> list[Rollout]:
     return [
         _attempt(
             "plain",
-            record["prompt"],
-            record["completion"],
+            record.get("prompt"),
+            record.get("completion"),
             outcome_of(record[field], verdict.threshold),
             answer=_text(record.get("answer")),
             reference=_text(record.get("reference")),
