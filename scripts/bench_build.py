@@ -4,10 +4,10 @@
     python scripts/bench_build.py --rollouts 100000 --like arena --json
 
 The rollouts are made up here, four attempts a problem, the same ones on every machine. `words` is like GSM8K: each
-problem has its own numbers, so that what is mined grows with the problems. `arena` is an invented language of few rules:
-what is mined stays the same, only its evidence grows. Each size runs in a process of its own; memory is that process's
-peak (of an empty build, what the libraries take, is in the first line), and rollouts a second are told for each phase
-and for all but embedding, in seconds of the wall and of the processor.
+problem has its own numbers, so that what is mined grows with the problems. `arena` is an invented language of few
+rules: what is mined stays the same, only its evidence grows. Each size runs in a process of its own. Memory is the
+peak of that process, and its peak before anything was embedded; rollouts a second are told for all but embedding, by
+the wall clock and by the processor's.
 """
 
 from __future__ import annotations

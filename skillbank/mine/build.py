@@ -24,15 +24,16 @@ from skillbank.mine.complete import Complete
 from skillbank.mine.contrast import MinedProblem, mine_problem
 from skillbank.mine.extract import ExtractSettings, ModelMiner
 from skillbank.mine.harvest import Harvest
+from skillbank.mine.intake import take_in
 from skillbank.mine.ledger import Ledger
 from skillbank.mine.merging import merge
 from skillbank.mine.miners import Contrasting, Extracting, Groups, Miner
 from skillbank.mine.report import EXAMPLES, BuildReport, Tally, nothing_mined
 from skillbank.mine.site import REJECTED_FILE, Site
-from skillbank.mine.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
+from skillbank.mine.spool import Spool, scratch
 from skillbank.mined import add_mined
-from skillbank.records import Record, Rollout, RolloutFate, rollout_hash
-from skillbank.rollouts import OnReject, Rejected, RejectLog, read_rollouts
+from skillbank.records import Record, Rollout, RolloutFate
+from skillbank.rollouts import OnReject, RejectLog, read_rollouts
 from skillbank.store import Bank
 from skillbank.vectors import FOLDER, adopt, bank_embedder, embed_missing
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int | None], None]
 """(phase, done, total or None when it is not known beforehand)"""
 MinerName = Literal["contrast", "model"]
-PROGRESS_EVERY = 1000
 
 
 class BuildSettings(Record):
@@ -170,7 +170,15 @@ class Build:
             with self._phase("read"):
                 for file in self.settings.evaluations:
                     register(self.bank, file)
-                self._read(files, rejects)
+                take_in(
+                    self.engine.read(files, rejects),
+                    self.spool,
+                    split=self.settings.split,
+                    bank=None if self.site.new else self.bank,
+                    rejects=rejects,
+                    tally=self.tally,
+                    on_rollouts=lambda done: self.on_progress("read", done, None),
+                )
             with self._phase("mine"):
                 self.miner.mine(self.spool, self.harvest, self.tally, lambda done: self.on_progress("mine", done, None))
                 self.spool.settle(self.harvest.bearing())
@@ -207,31 +215,6 @@ class Build:
         for phase, seconds in ((name, time.perf_counter() - started - embedding_s), ("embed", embedding_s)):
             if seconds:
                 self.seconds[phase] = round(self.seconds.get(phase, 0.0) + seconds, 3)
-
-    # Reading
-
-    def _read(self, files: Sequence[Path], rejects: RejectLog) -> None:
-        """All rollouts into the spool, each id once; those of another split are rejected there."""
-        for number, (file, rollout) in enumerate(self.engine.read(files, rejects), start=1):
-            if number % PROGRESS_EVERY == 0:
-                self.on_progress("read", number, None)
-            taken = "contradicts" if self._is_another(rollout) else self.spool.take(rollout, str(file))
-            if taken == "contradicts":
-                raw = rollout.model_dump_json(exclude_defaults=True)
-                detail = f"rollout {rollout.rollout_id}"
-                rejects(Rejected(path=str(file), line=0, reason=CONTRADICTS, detail=detail, raw=raw))
-            elif taken == "seen before":
-                self.tally.seen_before += 1
-            elif rollout.split != self.settings.split:
-                self.spool.reject([(rollout.rollout_id, f"{OTHER_SPLIT}{rollout.split}")])
-
-    def _is_another(self, rollout: Rollout) -> bool:
-        """Whether the bank knows this id for a rollout that says something else."""
-        if self.site.new:
-            return False
-        sql = "SELECT content_hash FROM rollouts WHERE rollout_id = ? LIMIT 1"
-        known = self.bank.db.value(sql, (rollout.rollout_id,))
-        return known is not None and known != rollout_hash(rollout)
 
     def _nothing_mined(self, files: Sequence[Path]) -> str:
         counts = self.spool.counts()
@@ -270,12 +253,14 @@ class Build:
         rollouts a second time would merge in another way and add to the bank.
         """
         started = time.perf_counter()
+        self.on_progress("embed", 0, None)
         if self._named is None:
             folder = self.site.folder / "merging"
             build_lexical_embedder(folder, chain(self._problem_texts(), self.harvest.texts()))
             self._named = Embedder.load(folder, device="cpu")
         vectors_ND: np.ndarray[Any, np.dtype[np.float32]] = self._named.encode_documents(texts)
         self._embedding_s += time.perf_counter() - started
+        self.on_progress("merge", 0, None)
         return vectors_ND
 
     def _own_embedder(self) -> Embedder:

@@ -39,7 +39,7 @@ class BuildReport(Record):
     rejected: dict[str, int]
     """Reason -> rollouts that gave nothing."""
     dead: dict[str, int]
-    """Reason -> rollouts whose call to the model came to nothing; `sgsd bank retry` makes such calls again."""
+    """Reason -> rollouts whose call to the model came to nothing; `sgsd bank dead-letters` lists them."""
     seen_before: int
     """Rollouts that came again with the same id and the same content; not counted anywhere else."""
     unusable: dict[str, int]

@@ -25,13 +25,18 @@ REJECTED_FILE = "rejected.jsonl"
 """In the bank's folder: the lines that the last build could not use. Absent when it could use all."""
 
 
+def building_bank(target: Path) -> Path:
+    """Where a new bank grows until it is moved to its place."""
+    return target.parent / f".{target.name}.building" / "bank"
+
+
 class Site:
     """The building folder of one bank. Raises BankBusy when another build holds it, BankExists when the bank's place is
     taken by something else."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.folder = target.parent / f".{target.name}.building"
+        self.folder = building_bank(target).parent
         target.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder, target)
         try:
@@ -43,7 +48,7 @@ class Site:
             self.new = not (target / FILE).exists()
             if self.new and target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise BankExists(f"{target} exists and is no bank; name an empty or a new folder")
-            self.bank = self.folder / "bank" if self.new else target
+            self.bank = building_bank(target) if self.new else target
             """The folder in which the bank grows."""
         except BaseException:
             self._clear()

@@ -47,9 +47,9 @@ _LINE = re.compile(r"[^\n]+")
 _SENTENCE_END = re.compile(r"[.!?;](?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bMrs.)(?<!\bSt.)(?<!\bvs.)\s+(?=[A-Z\"“(\\$])")
 _BULLET = re.compile(r"^(?:[#>*\-•]+\s+|\(?\d{1,2}[.)]\s+|step\s+\d+\s*[:.)-]\s*)+", re.IGNORECASE)
 _ANSWER = re.compile(
-    r"^\W*(?:a|answer|final answer|(?:so |thus |therefore,? )?the (?:final )?answer)\W*(?::|is\b|=)|^\s*####|\\boxed",
-    re.I,
+    r"\W*(?:a|answer|final answer|(?:so |thus |therefore,? )?the (?:final )?answer)\W*(?::|is\b|=)|\s*####", re.I
 )
+_BOX = re.compile(r"\\boxed", re.I)
 _OPERATOR = r"(?:[-+*/×÷·−–x]|\\times|\\cdot|\\div)"
 # Possessive, and no unit is an x: a text is read in one way only. Tried in all ways, "2 x 2 x 2 x ..." takes for ever.
 _OPERAND = rf"[(\s]*+[$€£]?+\s*+(?>{NUMBER})\s*+%?+[)\s]*+"
@@ -117,7 +117,7 @@ def _step(completion: str, start: int, end: int) -> Step:
     quote = completion[start:end]
     text = readable(quote)
     key, words, numeric = _normal(text)
-    if _ANSWER.search(text):
+    if _ANSWER.match(text) or ("\\" in text and _BOX.search(text)):
         return Step("answer", quote, start, end, text, key, words, ())
     calculations = read_calculations(quote, text)
     kind: StepKind = "calculation" if calculations else "figures" if numeric or _VARIABLE.search(text) else "rule"
@@ -126,7 +126,9 @@ def _step(completion: str, start: int, end: int) -> Step:
 
 def readable(quote: str) -> str:
     text = _ANY_MARK.sub("", quote) if "<<" in quote else quote
-    text = _BULLET.sub("", text.replace("**", "").strip())
+    text = text.replace("**", "").strip()
+    if not text[:1].isalpha() or text[0] in "sSſ":  # "step 1:"
+        text = _BULLET.sub("", text)
     return " ".join(text.split()).rstrip(".;,: ")
 
 
@@ -204,8 +206,10 @@ def read_calculations(quote: str, text: str) -> tuple[Calculation, ...]:
     """The calculations of a step: its calculator marks when it has any, else `expression = number` in the text."""
     if "<<" in quote:
         read = [_calculation(expression, value, shown) for expression, value, shown in _MARK.findall(quote)]
+    elif "=" in text:
+        read = [_calculation(expression, value, value) for expression, value in _PLAIN.findall(text)]
     else:
-        read = [_calculation(expression, value, value) for expression, value in _PLAIN.findall(text) if "=" in text]
+        return ()
     return tuple(calculation for calculation in read if calculation is not None)
 
 

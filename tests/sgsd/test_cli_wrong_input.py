@@ -231,7 +231,7 @@ def test_a_cut_line_is_counted_and_kept(here: Path, run: Run, tmp_path: Path) ->
     code, out, err = run("bank", "build", "--rollouts", "cut.jsonl", "--bank", tmp_path / "bank")
     assert code == 0
     assert err == f"warning: 1 line could not be used and is in {tmp_path}/bank/rejected.jsonl\n"
-    assert "rejected    1: not JSON" in out
+    assert "unusable    1: not JSON" in out
     assert "example 1   " in out
     kept = [json.loads(line) for line in (tmp_path / "bank" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["line"], row["reason"]) for row in kept] == [(5, "not JSON")]
@@ -239,7 +239,7 @@ def test_a_cut_line_is_counted_and_kept(here: Path, run: Run, tmp_path: Path) ->
     files = [path for path in (tmp_path / "bank").rglob("*") if path.is_file()]
     assert [path for path in files if not path.stat().st_mode & 0o004] == []  # others may read a bank
     report = json.loads(run("bank", "build", "--rollouts", "cut.jsonl", "--bank", tmp_path / "bank", "--json")[1])
-    assert report["rejected"] == {"not JSON": 1}
+    assert report["unusable"] == {"not JSON": 1}
     assert report["added"] == {"skill": 0, "mistake": 0, "pair": 0}
     with Bank.open(tmp_path / "bank") as bank:
         assert bank.stats().entries["pair"] == report["pairs"] == 1

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sgsd.cli.bank import build_text
 from sgsd.cli.bank.app import app
+from sgsd.cli.bank.endpoint import (
+    ApiKeyOption,
+    ConcurrencyOption,
+    EndpointOption,
+    ModelOption,
+    PromptsOption,
+    RequestsOption,
+    TimeoutOption,
+    TokensOption,
+    open_writer,
+)
 from sgsd.cli.bank.options import BankOption, JsonOption, phases
 from sgsd.cli.common import check_folder, emit, offline_without_network
 
 if TYPE_CHECKING:
-    pass
+    from skillbank.mine.build import Engine
+    from skillbank.mine.complete import Complete
+    from skillbank.mine.extract import ExtractSettings
+
+Miner = Literal["contrast", "model"]
+EngineName = Literal["local", "ray"]
 
 
 @app.command(epilog="Example: sgsd bank build --rollouts rollouts.jsonl --bank bank")
@@ -35,6 +52,29 @@ def build(
     ] = None,
     merge_cosine: Annotated[float, typer.Option(min=-1, max=1, help="Merge texts at least this near.")] = 0.95,
     split: Annotated[str, typer.Option(help="Mine the rollouts of this split.")] = "train",
+    engine: Annotated[
+        EngineName, typer.Option(help="Work in this process, or as Ray Data stages on the cluster of RAY_ADDRESS.")
+    ] = "local",
+    miner: Annotated[
+        Miner, typer.Option(help="Compare right and wrong attempts (no model), or have --model write the lessons.")
+    ] = "contrast",
+    endpoint: EndpointOption = None,
+    model: ModelOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --miner model: count rollouts, calls and tokens; call nothing.")
+    ] = False,
+    max_items: Annotated[int, typer.Option(min=1, help="Lessons of one call.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply, thinking included.")] = 2048,
+    show_reference: Annotated[
+        bool,
+        typer.Option("--show-reference", help="Show the writer the reference answer: it may leak into lessons."),
+    ] = False,
+    prompts: PromptsOption = None,
+    concurrency: ConcurrencyOption = 16,
+    requests_per_minute: RequestsOption = None,
+    tokens_per_minute: TokensOption = None,
+    timeout_s: TimeoutOption = 300.0,
+    api_key_env: ApiKeyOption = "SGSD_API_KEY",
     json: JsonOption = False,
 ) -> None:
     """Mine skill-mistake pairs from past rollouts into a bank, or embed a bank anew."""
@@ -43,8 +83,26 @@ def build(
             raise typer.BadParameter("name at least one file of past rollouts", param_hint="--rollouts")
         _embed_anew(bank, embedder, json)
         return
+    if miner == "contrast":
+        _only_with_a_model(endpoint=endpoint, model=model, prompts=prompts, dry_run=dry_run or None)
+    elif model is None:
+        raise typer.BadParameter("name the model that is to write", param_hint="--model")
     check_folder(bank, "--bank")
+    if dry_run and model is not None:
+        _plan(rollouts, bank, model, _extract(max_items, max_tokens, show_reference, prompts), split, json)
+        return
     offline_without_network(embedder)
+    writer = None
+    if model is not None:
+        writer = open_writer(
+            endpoint,
+            model,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            timeout_s=timeout_s,
+            api_key_env=api_key_env,
+        )
     from skillbank.mine.build import build_bank
 
     with phases() as on_phase:
@@ -52,13 +110,61 @@ def build(
             rollouts,
             bank,
             embedder=embedder,
+            miner=miner,
+            complete=writer,
+            extract=_extract(max_items, max_tokens, show_reference, prompts),
             merge_cosine=merge_cosine,
             split=split,
             evaluations=evaluations or (),
+            engine=_engine(engine, writer),
             on_progress=on_phase,
         )
     emit(report, json, lambda: build_text.report(report))
     build_text.warnings(report)
+
+
+def _only_with_a_model(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            hint = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter("the miner `contrast` asks no model: add --miner model", param_hint=hint)
+
+
+def _extract(max_items: int, max_tokens: int, show_reference: bool, prompts: Sequence[Path] | None) -> ExtractSettings:
+    from skillbank.mine.extract import ExtractSettings
+
+    return ExtractSettings(
+        max_items=max_items, max_tokens=max_tokens, show_reference=show_reference, prompts=tuple(prompts or ())
+    )
+
+
+def _engine(name: EngineName, writer: Complete | None) -> Engine:
+    if name == "local":
+        from skillbank.mine.build import Local
+
+        return Local()
+    from skillbank.mine.sharded import Sharded
+
+    from skillbank.mine.client import ChatClient
+
+    if writer is not None and not isinstance(writer, ChatClient):
+        raise typer.BadParameter("a model on a cluster is one behind servers: name one", param_hint="--endpoint")
+    return Sharded()
+
+
+def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSettings, split: str, json: bool) -> None:
+    from skillbank.mine.intake import plan_build
+
+    with phases() as on_phase:
+        plan = plan_build(
+            rollouts,
+            bank,
+            model=model,
+            extract=extract,
+            split=split,
+            on_rollouts=lambda done: on_phase("read", done, None),
+        )
+    emit(plan, json, lambda: build_text.plan(plan))
 
 
 def _embed_anew(path: Path, embedder: str, json: bool) -> None:

@@ -56,10 +56,11 @@ def warnings(built: BuildReport) -> None:
         warn(f"{lines} in {built.bank}/rejected.jsonl")
     if built.quarantined > 0:
         held = "1 entry was" if built.quarantined == 1 else f"{built.quarantined:,} entries were"
-        warn(f"{held} put into quarantine: see `sgsd bank list status:quarantined --bank {built.bank}`")
+        warn(f"{held} put into quarantine: see `sgsd bank list --status quarantined --bank {built.bank}`")
     if built.dead:
-        count = sum(built.dead.values())
-        warn(f"{counted(count, 'rollout')} got no usable reply: `sgsd bank retry --bank {built.bank}` asks again")
+        rollouts = counted(sum(built.dead.values()), "rollout")
+        again = f"sgsd bank dead-letters --retry --bank {built.bank}"
+        warn(f"{rollouts} got no usable reply: `{again}` asks again")
 
 
 def plan(planned: Plan) -> None:
