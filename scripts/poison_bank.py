@@ -1,10 +1,9 @@
 """Does the guard catch what someone would plant, and leave alone what mathematicians write?
 
-200 planted entries of nineteen kinds and 200 clean ones (poison_bank.json), each given to a guard that knows a small bank:
-problems with answers, evaluation problems, guided rollouts. Payloads are worked into ordinary skills and partly disguised
-(look-alike letters, spacing, encodings). Rules were tuned on half of the wordings (`--half tuning`); the other half was
-written at the same time, held out, and is reported beside it. With SGSD_DATA the clean entries are also drawn from the
-released banks.
+200 planted entries of nineteen kinds and 200 clean ones (poison_bank.json), each given to a guard that knows a small
+bank: problems with answers, evaluation problems, guided rollouts. Payloads are worked into ordinary skills and partly
+disguised (look-alike letters, spacing, encodings). Rules were tuned on half of the wordings (`--half tuning`); the
+other half was written at the same time and held out. With SGSD_DATA clean entries are drawn from released banks too.
 
 python scripts/poison_bank.py [--json] [--half tuning|held-out] [--show]
 """
@@ -238,7 +237,7 @@ def poison(kind: str, n: int, wording: Any, half: str, rng: random.Random) -> Ca
 def of_length(how: str, rng: random.Random) -> Skill:
     hosts = WORDS["hosts"]
     long = " ".join(rng.choice(hosts)[1] for _ in range(70))
-    title, principle, when = rng.choice(hosts)
+    title, _, when = rng.choice(hosts)
     return {
         "long": lambda: Skill(title=title, principle=long, when_to_apply=when),
         "repeated": lambda: Skill(title=title, principle="really " * 120, when_to_apply=when),
@@ -285,7 +284,7 @@ def released(folder: Path) -> Iterator[Case]:
         yield Case("released", content, "held-out")
 
 
-# ---------------------------------------------------------------------------------------------------------------- report
+# --------------------------------------------------------------------------------------------------------------- report
 
 
 def measure(cases: list[Case]) -> list[tuple[Case, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""The rule against text that hides its meaning in an encoding: whoever writes base64 into a lesson has a reason to hide.
+"""The rule against text that hides its meaning in an encoding: who writes base64 into a lesson has a reason to hide.
 
 What decodes to bytes that are no words is left alone: it is a number, a hash (which `secret` looks at) or a formula.
 """

@@ -4,8 +4,8 @@
     bank.add_mined(pairs, actor="miner", check=guard.check)     # on ingest
     report = guard.scan(bank, actor="me")                        # on demand, one revision
 
-It only ever adds flags. Taking one back is a person's decision (`release`), after which the same rule does not raise the
-same reason again.
+It only ever adds flags. Taking one back is a person's decision (`release`), after which the same rule does not raise
+the same reason again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ScanReport(Record):
 
 
 class Guard:
-    """The rules, with what they need of one bank. One guard serves a bank for as long as its registry stays as it is."""
+    """The rules, with what they need of one bank. One guard serves while the registry stays as it is."""
 
     def __init__(
         self,
@@ -201,8 +201,9 @@ class Guard:
         problem = None if self._bank is None else self._bank.problem(problem_id)
         answers = [] if problem is None or problem.reference is None else [problem.reference]
         if self._bank is not None and not answers:
-            sql = "SELECT DISTINCT answer FROM rollouts WHERE problem_id = ? AND outcome = 'correct' AND answer IS NOT NULL"
-            answers = [row[0] for row in self._bank.db.rows(f"{sql} ORDER BY answer", (problem_id,))]
+            right = "problem_id = ? AND outcome = 'correct' AND answer IS NOT NULL"
+            sql = f"SELECT DISTINCT answer FROM rollouts WHERE {right} ORDER BY answer"
+            answers = [row[0] for row in self._bank.db.rows(sql, (problem_id,))]
         source = Source(problem_id, None if problem is None else problem.problem, tuple(answers))
         if source.problem is not None:  # one that is not in the bank yet may come later
             if len(self._problems) >= 50_000:

@@ -1,5 +1,5 @@
-"""Rules against words that want to command the model that reads them: orders to drop its instructions, claims to a role,
-tokens of chat templates, text that hides its meaning in an encoding.
+"""Rules against words that want to command the model that reads them: orders to drop its instructions, claims to a
+role, tokens of chat templates.
 
 Skills are shown to a teacher as guidance, so an entry that says "ignore the above" speaks with the prompt's authority.
 English families are matched by verb, scope and object rather than by sentence; other languages by their set phrases.
@@ -22,9 +22,11 @@ _TEMPLATE = re.compile(
     r"<\s?[|｜]\s?/?[a-z_▁][a-z_▁ 0-9]{2,30}\s?(?:[|｜]\s?>)?|[a-z_▁]{3,}[|｜]>"
     r"|\[/?(?:inst|sys(?:tem)?_prompt|available_tools|tool_calls?|tool_results?|cls|sep|mask|bos|eos)\]"
     r"|<</?sys>>|</?s>|</?(?:bos|eos|pad|unk|mask|cls|sep)>|<(?:start|end)_of_[a-z_]+>"
-    r"|</?(?:think(?:ing)?|scratchpad|tool_calls?|tool_response|function_calls?|system|assistant|user|human|instructions?)>"
+    r"|</?(?:think(?:ing)?|scratchpad|tool_calls?|tool_response|function_calls?|system|assistant|user|human"
+    r"|instructions?)>"
     r"|#{2,}\s?(?:instructions?|response|human|assistant|system|user|input|prompt)\s?:"
-    r"|</?\s?[a-z_]*(?:prompt|message|instruction|untrusted|document|web_?page|context|override)[a-z_]*(?:\s[^<>]{0,40})?>"
+    r"|</?\s?[a-z_]*(?:prompt|message|instruction|untrusted|document|web_?page|context"
+    r"|override)[a-z_]*(?:\s[^<>]{0,40})?>"
     r"|\"?\brole\"?\s?[:=]\s?\"(?:system|assistant|user|developer|tool)\""
 )
 
@@ -48,7 +50,7 @@ _SPELT = {
 
 
 def override(content: Content, context: Context) -> Iterator[Flag]:
-    """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to give its prompt away."""
+    """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to show its prompt."""
     view = context.plain
     for wanted, pattern in OVERRIDES:
         if not all(words & context.words for words in wanted):
@@ -59,12 +61,12 @@ def override(content: Content, context: Context) -> Iterator[Flag]:
                 return
     if STEMS.search(view) or not context.text.isascii():
         for pattern, where in ((FOREIGN, view), (FOREIGN, context.text.lower()), (CYRILLIC, context.text)):
-            if match := pattern.search(where):
-                yield _ordered(excerpt(where, *match.span()))
+            if found := pattern.search(where):
+                yield _ordered(excerpt(where, *found.span()))
                 return
     for how, letters_read in _readings(context.squeezed):
-        if match := SQUEEZED.search(letters_read):
-            yield _ordered(excerpt(letters_read, *match.span()), f", {how}")
+        if found := SQUEEZED.search(letters_read):
+            yield _ordered(excerpt(letters_read, *found.span()), f", {how}")
             return
 
 

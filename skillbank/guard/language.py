@@ -1,7 +1,7 @@
 """Rules about the text as a whole: its length, its language and script, characters that hide in it.
 
-A language is told by its commonest words, a script by its letters: cheap, explainable, and wrong only where a text is too
-short to tell, where the rule says nothing. Languages without a list are told by the absence of the bank's own words.
+A language is told by its commonest words, a script by its letters: cheap and explainable. Where a text is too short to
+tell, the rule says nothing. Languages without a list are told by the absence of the bank's own words.
 """
 
 from __future__ import annotations
@@ -42,19 +42,26 @@ def length(content: Content, context: Context) -> Iterator[Flag]:
 
 _UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"})
 _COMMON = {
-    "English": "the of and to is in that for it with as are be this by from or an which when not each use find then if at on"
+    "English": "the of and to is in that for it with as are be this by from or an which when not each use find"
+    " then if at on"
     " can has before after into only all any one two its than both between where how what but instead does",
-    "Spanish": "el la los las de que y en un una para con por se del es al lo como más su cuando si no sin esta este donde"
+    "Spanish": "el la los las de que y en un una para con por se del es al lo como más su cuando si no sin esta"
+    " este donde"
     " entre sobre hay luego cada",
-    "German": "der die das und ist ein eine einen zu den von mit für auf man nicht auch sich dem des im als werden wenn aus"
+    "German": "der die das und ist ein eine einen zu den von mit für auf man nicht auch sich dem des im als"
+    " werden wenn aus"
     " alle oder bei nach wird kann um",
-    "French": "le la les des et un une est que pour dans en du il on qui au ce pas par sur avec sont plus où se si cette"
+    "French": "le la les des et un une est que pour dans en du il on qui au ce pas par sur avec sont plus où se"
+    " si cette"
     " elle ses ou puis",
-    "Italian": "il la lo gli le di che e un una per con si in è del della dei non sono come più nel cui quando se da i ed"
+    "Italian": "il la lo gli le di che e un una per con si in è del della dei non sono come più nel cui quando se"
+    " da i ed"
     " questo essa",
-    "Portuguese": "o a os as de que e um uma para com por se do da em no na é ao não mais como quando todas todos seu sua"
+    "Portuguese": "o a os as de que e um uma para com por se do da em no na é ao não mais como quando todas todos"
+    " seu sua"
     " apenas",
-    "Dutch": "de het een en van is dat op te in voor met niet zijn aan door als om bij ook naar er wordt uit alle of dan men",
+    "Dutch": "de het een en van is dat op te in voor met niet zijn aan door als om bij ook naar er wordt uit alle"
+    " of dan men",
     "Polish": "i w na z jest się nie do to że aby jak po od za przez dla lub oraz są ich czy gdzie które który należy",
     "Turkish": "ve bir bu için ile da de olarak olan her çok daha gibi en ki kadar sonra ise önce tüm",
     "Swedish": "och att det som en är av för på med den till inte om ett har de sig man så",

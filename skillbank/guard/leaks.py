@@ -1,10 +1,10 @@
 """Rules against answers in entries: phrases that state one, the source problem's answer, numbers of the source problem.
 
-Two cases differ. An imported entry comes without its problem, and only its phrases can tell ("the correct answer (125)").
+Two cases differ. An imported entry comes without its problem, and only phrases can tell ("the correct answer (125)").
 A mined one has its problem and reference answer in the bank, and the value itself is looked for: where it stands as a
 result (after `=`, in a box, as "the answer is"), or anywhere if it is neither a number that the problem gives nor one
-that any text may hold. What a miner quotes as an example keeps its numbers; a number of the problem outside a quote says
-that the lesson was written for that one problem.
+that any text may hold. What a miner quotes as an example keeps its numbers; a number of the problem outside a quote
+says that the lesson was written for that one problem.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _TRUE = (
 _RESULTS = "answer|result|value|solution|output|count|total|outcome|label"
 _RESULT = rf"(?:{_RESULTS})"
 _IS = (
-    r"(?:\s?(?:\(|=|:|,)|\s(?:is|was|are|of|being|equals|equal to|to be|should be|should have been|must be|has to be|would be"
-    r"|turns out to be|comes to|ends in|which (?:is|ends in|equals)|yields|gives|in fact|simply|actually|exactly|just))*\s?"
+    r"(?:\s?(?:\(|=|:|,)|\s(?:is|was|are|of|being|equals|equal to|to be|should be|should have been|must be|has to"
+    r" be|would be"
+    r"|turns out to be|comes to|ends in|which (?:is|ends in|equals)|yields|gives|in fact|simply|actually|exactly"
+    r"|just))*\s?"
 )
 _STATED = tuple(  # words of which one is in all that it matches, and the pattern
     (frozenset(words.split("|")), re.compile(pattern, re.IGNORECASE))
@@ -63,8 +65,12 @@ _KNOWN = re.compile(
     r"|\bexpected (?:final )?results?\b(?= (?:of|is|was)\b)|\b(?:gold|truth|target) label\b"
 )
 _KNOWN_WORDS = frozenset(
-    "truth truths key sheet scheme answer answers solution solutions label labels output outputs result results"
-    " groundtruth".split()
+    word
+    for line in (
+        "truth truths groundtruth key sheet scheme answer answers solution solutions",
+        "label labels output outputs result results",
+    )
+    for word in line.split()
 )
 
 

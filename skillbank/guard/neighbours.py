@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skillbank.guard.context import Neighbour
 from skillbank.guard.contamination import EvaluationProblem
+from skillbank.guard.context import Neighbour
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,6 @@ class Neighbours:
     """The registered problems as vectors, and the nearest of them to a text."""
 
     def __init__(self, problems: Sequence[EvaluationProblem], embedder: Embedder) -> None:
-        import numpy as np
 
         self._problems, self._embedder = list(problems), embedder
         self._vectors_ED = embedder.encode_documents([problem.problem for problem in problems])

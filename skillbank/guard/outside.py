@@ -1,7 +1,7 @@
 """Rules against what points out of the bank: addresses on the web, markup and scripts, secrets, people's addresses.
 
-Mathematics is full of look-alikes of all four (`f.x`, `a<b and c>d`, `A@B`, long rows of digits), so each rule asks for a
-sign that mathematics does not have: a known top-level domain, a tag with attributes, a prefix, a country code.
+Mathematics is full of look-alikes of all four (`f.x`, `a<b and c>d`, `A@B`, long rows of digits), so each rule asks for
+a sign that mathematics does not have: a known top-level domain, a tag with attributes, a prefix, a country code.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from skillbank.records import Flag
 _SURE = r"(?:com|org|net|edu|gov|mil|int|example|invalid|onion|(?:co|ac|gov|org|com|net)\.[a-z]{2})"
 """Top-level domains that are nothing else."""
 _WORDY = (
-    r"(?:io|ai|dev|app|info|biz|xyz|site|online|tech|cloud|shop|link|club|live|top|wiki|blog|page|pro|zone|me|tv|cc|ly|gg"
-    r"|sh|so|to|co|us|uk|de|fr|es|it|nl|pl|ru|cn|jp|kr|br|in|eu|ch|at|be|se|ca|au|gl|am|fm|im|is|li|pw|tk|ws|local|corp)"
+    r"(?:io|ai|dev|app|info|biz|xyz|site|online|tech|cloud|shop|link|club|live|top|wiki|blog|page|pro|zone|me|tv"
+    r"|cc|ly|gg"
+    r"|sh|so|to|co|us|uk|de|fr|es|it|nl|pl|ru|cn|jp|kr|br|in|eu|ch|at|be|se|ca|au|gl|am|fm|im|is|li|pw|tk|ws"
+    r"|local|corp)"
 )
 """Those that also are words, names of modules or abbreviations: they need a path, a port or two dots more."""
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,40}[a-z0-9])?"
 _URL = re.compile(
-    r"\b(?:h[tx]{2}ps?|ftps?|sftp|wss?|file|ssh|git|telnet|ldap|jdbc|postgres(?:ql)?|mysql|mongodb(?:\+srv)?|redis|s3|gs)"
+    r"\b(?:h[tx]{2}ps?|ftps?|sftp|wss?|file|ssh|git|telnet|ldap|jdbc|postgres(?:ql)?|mysql|mongodb(?:\+srv)?"
+    r"|redis|s3|gs)"
     r"\s?:\s?/\s?/\s?\S+"
     r"|\b(?:javascript|vbscript|data:[a-z]+/[a-z0-9.+\-]+)\s?[:,;]\s?\S+"
     rf"|\bwww\s?\.\s?{_LABEL}\.\S+"
@@ -35,14 +38,17 @@ _URL = re.compile(
     rf"|(?<![\w.@])(?:{_LABEL}\.)+{_WORDY}(?::\d{{2,5}}|/)\S*"
     rf"|(?<![\w.@])(?:{_LABEL}\.){{2,}}{_WORDY}\b(?![(.\w])"
     rf"|//(?:{_LABEL}\.)+[a-z]{{2,}}/\S*"
-    r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{2,5}|/[a-z])\S*|\blocalhost:\d+|\[?\b(?:[0-9a-f]{1,4}:){5,7}[0-9a-f]{1,4}\b"
+    r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{2,5}|/[a-z])\S*|\blocalhost:\d+"
+    r"|\[?\b(?:[0-9a-f]{1,4}:){5,7}[0-9a-f]{1,4}\b"
 )
 _SPELT = re.compile(
-    rf"\b[a-z0-9][a-z0-9\-]{{2,40}} ?(?:\[ ?\. ?\]|\( ?\. ?\)|\{{ ?\. ?\}}|\[ ?dot ?\]|\( ?dot ?\)| dot ) ?(?:{_SURE}|{_WORDY})\b"
+    rf"\b[a-z0-9][a-z0-9\-]{{2,40}} ?(?:\[ ?\. ?\]|\( ?\. ?\)|\{{ ?\. ?\}}|\[ ?dot ?\]|\( ?dot ?\)| dot )"
+    rf" ?(?:{_SURE}|{_WORDY})\b"
 )
 
 _MAYBE_URL = re.compile(
-    r"[a-z0-9\-]{2}\.[a-z]{2}|\b[a-z]\.com?\b|\d\.\d+\.\d|: ?/|//|www|localhost|\bdot\b|[\[({] ?(?:\.|dot)|script ?:|data:|[0-9a-f]:[0-9a-f]+:"
+    r"[a-z0-9\-]{2}\.[a-z]{2}|\b[a-z]\.com?\b|\d\.\d+\.\d|: ?/|//|www|localhost|\bdot\b"
+    r"|[\[({] ?(?:\.|dot)|script ?:|data:|[0-9a-f]:[0-9a-f]+:"
 )
 """Looked for first: it is quick, and most texts have none."""
 
@@ -60,8 +66,10 @@ def url(content: Content, context: Context) -> Iterator[Flag]:
 # --------------------------------------------------------------------------------------------------------------- markup
 
 _MARKUP = re.compile(
-    r"</?\s?(?:script|style|iframe|frame|object|embed|applet|svg|math|img|image|video|audio|source|link|meta|base|form|input"
-    r"|button|textarea|select|div|span|table|body|html|head|title|marquee|template|details|portal|font|center|br|hr)\b[^<>]*>"
+    r"</?\s?(?:script|style|iframe|frame|object|embed|applet|svg|math|img|image|video|audio|source|link|meta|base"
+    r"|form|input"
+    r"|button|textarea|select|div|span|table|body|html|head|title|marquee|template|details|portal|font|center|br"
+    r"|hr)\b[^<>]*>"
     r"|<[a-z][a-z0-9]*\s[^<>]{0,80}?[a-z\-]+\s?=\s?[\"'][^<>]*>|<([a-z])>.{0,200}?</\1>"
     r"|<!--|-->|<!\[cdata|<!doctype|<\?(?:php|xml)|<%=?"
     r"|\bon(?:error|load|click|mouse\w+|focus|submit|toggle|begin)\s?=|\bjavascript\s?:"
@@ -87,7 +95,8 @@ def markup(content: Content, context: Context) -> Iterator[Flag]:
 # -------------------------------------------------------------------------------------------------------------- secrets
 
 _SECRET = re.compile(
-    r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant|or)?[-_]?[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA|AGPA|AIDA|AROA)[A-Z0-9]{12,}\b"
+    r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant|or)?[-_]?[A-Za-z0-9_\-]{20,}|\b(?:AKIA|ASIA|AGPA|AIDA"
+    r"|AROA)[A-Z0-9]{12,}\b"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w\-]{16,}|\bxox[abeoprs]-[\w\-]{10,}"
     r"|\bAIza[\w\-]{30,}|\bya29\.[\w\-]{20,}|\bhf_[A-Za-z0-9]{20,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w\-]{30,}"
     r"|\bSG\.[\w\-]{16,}\.[\w\-]{16,}|\bdop_v1_[0-9a-f]{30,}|\bkey-[0-9a-f]{30,}\b"
@@ -97,13 +106,14 @@ _SECRET = re.compile(
 )
 _NAMED = re.compile(
     r"\b(?:pass(?:word|wd|phrase|code)?|pwd|secret(?: key)?|api[ _\-]?key|access[ _\-]?key|auth(?:orization)?"
-    r"|(?:access |api |auth )?token|bearer|credentials?|private key)\b[\"']?(?:\s?(?:[:=]+|is)\s?|\s)(?:bearer\s)?[\"']?"
+    r"|(?:access |api |auth )?token|bearer|credentials?|private key)\b[\"']?(?:\s?(?:[:=]+|is)\s?"
+    r"|\s)(?:bearer\s)?[\"']?"
     r"([^\s\"',;]{8,})",
     re.IGNORECASE,
 )
 _DIGIT = re.compile(r"\d")
 _KEY_WORDS = frozenset(
-    "password passwd passphrase passcode pass pwd secret key token bearer authorization auth credentials api".split()
+    ("password", "passwd", "passphrase", "passcode", "pass", "pwd", "secret", "key", "token", "bearer", "auth", "api")
 )
 _TOKEN = re.compile(r"(?<![\w\\/+=\-])[A-Za-z0-9_+/\-]{20,}={0,2}(?![\w/+\-])")
 _HEX_TOKEN = re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{32,}\b", re.IGNORECASE)
@@ -112,7 +122,7 @@ RANDOM_BITS = 3.7
 
 
 def secret(content: Content, context: Context) -> Iterator[Flag]:
-    """Keys of known shapes, private keys, named passwords, tokens that look drawn at random. Reasons show their head."""
+    """Keys of known shapes, private keys, named passwords, tokens that look drawn at random. Reasons show a head."""
     text = context.text
     if context.words & _KEY_WORDS:
         for match in _NAMED.finditer(text):
@@ -154,13 +164,17 @@ _MAIL = re.compile(
     rf" ?(?:\[dot\]|\(dot\)|\{{dot\}}|<dot>|\[\.\]| dot ) ?(?:{_SURE}|{_WORDY})\b"
 )
 _PHONE = re.compile(
-    r"(?<![\w)\]}$+\-*/^.])(?<![\d)\]}$] )\+\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?\d{2,4}(?:[ .\-]?\d{2,8}){1,4}(?![\d+*/^=])"
+    r"(?<![\w)\]}$+\-*/^.])(?<![\d)\]}$] )\+\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?"
+    r"\d{2,4}(?:[ .\-]?\d{2,8}){1,4}(?![\d+*/^=])"
     r"|\(\d{3}\) ?\d{3}-\d{4}\b"
-    r"|\b(?:tel|phone|telephone|mobile|cell|fax|whatsapp|hotline|sms|call (?:me|us)(?: at)?|text me(?: at)?)\b[.:]? ?(?:at |on |no\.? )?"
+    r"|\b(?:tel|phone|telephone|mobile|cell|fax|whatsapp|hotline|sms|call (?:me|us)(?: at)?|text me(?:"
+    r" at)?)\b[.:]? ?(?:at |on |no\.? )?"
     r"\+?\(?\d[\d ()./\-]{5,18}\d"
 )
 
-_CALLING = frozenset("tel phone telephone mobile cell fax whatsapp hotline sms call text".split())
+_CALLING = frozenset(
+    ("tel", "phone", "telephone", "mobile", "cell", "fax", "whatsapp", "hotline", "sms", "call", "text")
+)
 
 
 def contact(content: Content, context: Context) -> Iterator[Flag]:

@@ -1,8 +1,8 @@
 """The phrases by which a text commands the model that reads it, as patterns over plain text (`text.plain`).
 
 English families are matched by verb, scope and object within a clause; other languages by their set phrases. Words that
-mathematics uses too (ignore, rule, condition, system, assume) count only with an object or a place that mathematics does
-not give them.
+mathematics uses too (ignore, rule, condition, system, assume) count only with an object or a place that mathematics
+does not give them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import re
 _DROP = (
     r"(?:ignore|disregard|forget|override|overrule|bypass|circumvent|neglect|dismiss|discard|abandon|skip|violate|erase"
     r"|(?:set|put|lay|leave|cast) aside|(?:pay|give) no (?:attention|heed) to|never mind|break (?:out of|free from)"
-    r"|(?:do not|don't|never|no longer|stop|cease|quit|refrain from) (?:follow|obey|heed|respect|observ|apply|listen)\w*"
+    r"|(?:do not|don't|never|no longer|stop|cease|quit|refrain from) (?:follow|obey|heed|respect|observ|apply"
+    r"|listen)\w*"
     r"(?: to)?|take no notice of|turn off|disable|throw (?:away|out)|unlearn)"
 )
 _ORDERS = (
-    r"(?:instructions?|prompts?|guidelines?|guidance|directives?|directions|orders|commands?|polic(?:y|ies)|guard ?rails?"
+    r"(?:instructions?|prompts?|guidelines?|guidance|directives?|directions|orders|commands?|polic(?:y|ies)|guard"
+    r" ?rails?"
     r"|safety|safeguards?|system message|developer|programming|training|persona|configuration|(?:was|were|been) told"
     r"|(?:had|have) been (?:given|told)|told you|taught you)"
 )
@@ -42,16 +44,19 @@ def _set(words: str) -> frozenset[str]:
 
 
 _DROPPING = _set(
-    "ignore disregard forget override overrule bypass circumvent neglect dismiss discard abandon skip violate erase aside"
+    "ignore disregard forget override overrule bypass circumvent neglect dismiss discard abandon skip violate"
+    " erase aside"
     " attention heed mind break not don never longer stop cease quit refrain notice off disable away out unlearn"
 )
 _ORDERING = _set(
     "instruction instructions prompt prompts guideline guidelines guidance directive directives directions orders order"
-    " command commands policy policies guardrail guardrails rail rails guard safety safeguard safeguards system developer"
+    " command commands policy policies guardrail guardrails rail rails guard safety safeguard safeguards system"
+    " developer"
     " programming training persona configuration told given taught message"
 )
 _RULING = _set(
-    "rule rules constraint constraints restriction restrictions limits limitations message messages context conditions text"
+    "rule rules constraint constraints restriction restrictions limits limitations message messages context"
+    " conditions text"
     " everything anything instructions wording configuration"
 )
 _PLACING = _set(
@@ -66,7 +71,8 @@ _YOU = _set("you your user reader question asker human whatever matter regardles
 _NEWLY = _set("new updated real actual revised secret additional urgent")
 _ONWARD = _set("now here point moment henceforth forward starting always")
 _REPLYING = _set(
-    "respond responds reply replies answer answers output outputs write say says print obey act none praise agree refuse comply"
+    "respond responds reply replies answer answers output outputs write say says print obey act none praise agree"
+    " refuse comply"
     " give ask asks want wants tell"
 )
 _HEEDING = _set("obey comply heed act rely go must has should shall will have are need")
@@ -117,7 +123,8 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _RULING,
                 _PLACING,
             ),
-            rf"{_START}{_DROP}\b{_WITHIN}\b{_RULES}\b[^.!?;:\n]{{0,25}}?\b(?:{_BEFORE}|{_YOURS})\b(?! case| step| line| part)",
+            rf"{_START}{_DROP}\b{_WITHIN}\b{_RULES}\b[^.!?;:\n]{{0,25}}?\b(?:{_BEFORE}|{_YOURS})\b(?! case| step|"
+            rf" line| part)",
         ),
         (
             (
@@ -133,7 +140,8 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _ORDERING,
                 _VOIDING,
             ),
-            rf"\b{_ORDERS}\b{_WITHIN}\b(?:void|cancell?ed|lifted|revoked|suspended|obsolete|overridden|expired|superseded"
+            rf"\b{_ORDERS}\b{_WITHIN}\b(?:void|cancell?ed|lifted|revoked|suspended|obsolete|overridden|expired"
+            rf"|superseded"
             r"|null|invalid|no longer (?:\w+ )?(?:appl|hold|valid|count|bind|matter|in force)\w*|(?:do|does) not apply"
             r"|not? appl\w+|appl\w+ (?:any ?more|no longer))",
         ),
@@ -142,7 +150,8 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _RULING,
                 _VOIDING,
             ),
-            rf"\b(?:all|your|earlier|previous|prior) (?:\w+ )?{_RULES}\b[^.!?;:\n]{{0,20}}?\b(?:lifted|void|cancell?ed|revoked"
+            rf"\b(?:all|your|earlier|previous|prior) (?:\w+ )?{_RULES}\b[^.!?;:\n]{{0,20}}?\b(?:lifted|void"
+            rf"|cancell?ed|revoked"
             r"|suspended|no longer (?:bind|apply to you))",
         ),
         (
@@ -167,12 +176,14 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _YOU | _REPLYING,
             ),
             r"\b(?:from (?:now|here|this point|this moment) on(?:wards?)?|henceforth|going forward|starting now)\b"
-            r"[^.!?\n]{0,40}?\b(?:you (?:must|will|shall|should|are|may|can|always|only|have)|respond|reply|obey|act as|answer"
+            r"[^.!?\n]{0,40}?\b(?:you (?:must|will|shall|should|are|may|can|always|only|have)|respond|reply|obey"
+            r"|act as|answer"
             r" (?:only|with|every|each|all)|none of)",
         ),
         (
             (_HEEDING,),
-            r"\b(?:obey|comply with|heed)\b[^.!?\n]{0,15}\b(?:only|every|each|all|any|this|these|my|the user|what follows)\b",
+            r"\b(?:obey|comply with|heed)\b[^.!?\n]{0,15}\b(?:only|every|each|all|any|this|these|my|the user|what"
+            r" follows)\b",
         ),
         (
             (_HEEDING,),
@@ -191,8 +202,10 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _REPLYING,
                 _ONLY,
             ),
-            r"\b(?:reply|respond|answer|output)\w*(?: \w+){0,2} (?:only|just|solely|exclusively|merely|nothing but|nothing"
-            r" except)(?: by| with| using)? (?:the|a|an|one|this|that)? ?(?:single )?(?:word|phrase|number|sentence|yes|no|ok)\b",
+            r"\b(?:reply|respond|answer|output)\w*(?: \w+){0,2} (?:only|just|solely|exclusively|merely|nothing"
+            r" but|nothing"
+            r" except)(?: by| with| using)? (?:the|a|an|one|this|that)? ?(?:single )?(?:word|phrase|number"
+            r"|sentence|yes|no|ok)\b",
         ),
         (
             (
@@ -213,7 +226,8 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
         ),
         (
             (_HIDING,),
-            r"\b(?:system|hidden|secret|developer) (?:prompt|message|instructions?)\b|\bprompt injection\b|\bjail ?break",
+            r"\b(?:system|hidden|secret|developer) (?:prompt|message|instructions?)\b|\bprompt injection\b|\bjail"
+            r" ?break",
         ),
         (
             (_REFUSING,),
@@ -224,7 +238,8 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _YOU,
                 _REPLYING | _HEEDING,
             ),
-            r"\byou (?:must|shall|will|have to|are to|need to) (?:always |only |never |now )?(?:obey|comply|respond|reply|refuse"
+            r"\byou (?:must|shall|will|have to|are to|need to) (?:always |only |never |now )?(?:obey|comply"
+            r"|respond|reply|refuse"
             r"|give the (?:opposite|wrong)|agree|praise|say|output|answer (?:with|only|yes|no))",
         ),
         (
@@ -232,14 +247,16 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
                 _ONWARD,
                 _REPLYING,
             ),
-            r"\balways (?:answer|reply|respond|say|agree|output|tell)(?: \w+)? (?:yes|no|zero|the user|the reader|with)\b",
+            r"\balways (?:answer|reply|respond|say|agree|output|tell)(?: \w+)? (?:yes|no|zero|the user|the reader"
+            r"|with)\b",
         ),
         (
             (
                 _HEEDING | _REPLYING,
                 _BEINGS,
             ),
-            r"\b(?:tutor|assistant|model|ai|bot)\b (?:must|has to|should|shall|will) (?:always )?(?:agree|obey|comply|say|praise)",
+            r"\b(?:tutor|assistant|model|ai|bot)\b (?:must|has to|should|shall|will) (?:always )?(?:agree|obey"
+            r"|comply|say|praise)",
         ),
     )
 )
@@ -253,12 +270,17 @@ SQUEEZED = re.compile(
     r"|(?:reveal|print|repeat|show)(?:the|your|me)*(?:system|hidden)prompt"
 )
 FOREIGN = re.compile(
-    r"(?:ignor(?:a|ar|e|en|ad|emos) (?:tod\w+ )?(?:las|los|tus|sus|mis|cualquier)|olvid[ae]\w*|haz caso omiso|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas|mensajes|lo anterior)"
-    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben|instruktion\w*|nachrichten)"
-    r"|(?:ignor(?:ez?|er|ons) (?:tou\w+ )?(?:les|tes|vos|ces|mes)|oubli\w+|ne (?:tiens|tenez) pas compte|ne (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
+    r"(?:ignor(?:a|ar|e|en|ad|emos) (?:tod\w+ )?(?:las|los|tus|sus|mis|cualquier)|olvid[ae]\w*|haz caso omiso"
+    r"|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas|mensajes|lo anterior)"
+    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben"
+    r"|instruktion\w*|nachrichten)"
+    r"|(?:ignor(?:ez?|er|ons) (?:tou\w+ )?(?:les|tes|vos|ces|mes)|oubli\w+|ne (?:tiens|tenez) pas compte|ne"
+    r" (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
     r"|instructions?|directives|r[èe]gles|messages|qui pr[ée]c[èe]de)"
-    r"|(?:ignora(?:te|re)? (?:tutt\w )?(?:le|gli|i|tue|qualsiasi)|dimentica\w*|trascura\w*|non seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
-    r"|(?:ignor(?:e|a|ar|em) (?:tod\w+ )?(?:as|os|suas|tuas|quaisquer)|esque[cç]\w+|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
+    r"|(?:ignora(?:te|re)? (?:tutt\w )?(?:le|gli|i|tue|qualsiasi)|dimentica\w*|trascura\w*|non"
+    r" seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
+    r"|(?:ignor(?:e|a|ar|em) (?:tod\w+ )?(?:as|os|suas|tuas|quaisquer)|esque[cç]\w+"
+    r"|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
     r"|(?:negeer|vergeet)\b[^.!?]{0,40}\b(?:instructies|opdrachten|regels|aanwijzingen)"
     r"|(?:zignoruj|ignoruj|zapomnij)\b[^.!?]{0,40}\b(?:instrukcj\w+|polece\w+|zasad\w*)"
     r"|(?:önceki|yukarıdaki)[^.!?]{0,30}(?:talimat|komut)[^.!?]{0,20}(?:yok say|unut|dikkate alma)"
@@ -287,18 +309,22 @@ _BEING += (
     r"|character|persona|jailbreak|operator|human|person|robot|developer|system|interpreter|gpt\w*|claude|teacher)"
 )
 ROLE_WORDS = _set(
-    "system assistant user human ai developer tool you re pretend imagine sorry cannot can won mode anything act behave respond"
+    "system assistant user human ai developer tool you re pretend imagine sorry cannot can won mode anything act"
+    " behave respond"
     " speak roleplay role work operate language"
 )
 """One of these is in every claim to a role."""
 ROLES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r"(?:^|[.!?:>\])*#\"\n] ?|\*\*|\[|\(|#)(?:system|assistant|user|human|ai|developer|tool)(?: (?:message|prompt|note))?"
+        r"(?:^|[.!?:>\])*#\"\n] ?|\*\*|\[|\(|#)(?:system|assistant|user|human|ai|developer|tool)(?: (?:message"
+        r"|prompt|note))?"
         r"(?:\]|\)|\*\*)? ?:(?!=)",
         r"(?:^|[.!?:\n] ?)\[(?:system|assistant|user|developer)\]",
-        rf"\byou(?:'re| are) (?:now|no longer|henceforth|hereby|from now on|actually|secretly)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
-        r"\byou(?:'re| are) (?:now )?(?:in|entering) (?:\w+ )?(?:developer|debug|god|admin|jailbreak|dan|unrestricted) mode",
+        rf"\byou(?:'re| are) (?:now|no longer|henceforth|hereby|from now on|actually"
+        rf"|secretly)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
+        r"\byou(?:'re| are) (?:now )?(?:in|entering) (?:\w+ )?(?:developer|debug|god|admin|jailbreak|dan"
+        r"|unrestricted) mode",
         rf"\b(?:act|behave|respond|speak|roleplay|role-play|work|operate) (?:as|like)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
         r"\bpretend (?:that )?(?:you|to be)\b|\bimagine (?:that )?you(?:'re| are) (?:a|an|the)\b[^.!?\n]{0,20}\b"
         + _BEING,

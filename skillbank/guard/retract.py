@@ -1,4 +1,4 @@
-"""Taking back what rests on a rollout, or on all rollouts of a file: a wrong verdict, a contaminated set, a plea to forget.
+"""Taking back what rests on a rollout, or on all rollouts of a file: a wrong verdict, a contaminated set.
 
 Nothing may rest on a retracted rollout from then on. Entries that rested on it alone are retired, also those that were
 merged into others, so that undoing a merge cannot bring them back; entries with other evidence keep that. It is one
@@ -43,13 +43,13 @@ class Retraction(Record):
 
 
 def rollouts_of(bank: Bank, source: str | os.PathLike[str]) -> list[str]:
-    """Ids of the rollouts that a source names: a rollout's id, or a file that rollouts were read from, by its path or its
-    name. Raises InvalidOption when nothing in the bank came from it, or the name means several files."""
+    """Ids of the rollouts that a source names: a rollout's id, or a file that rollouts were read from, by its path or
+    its name. Raises InvalidOption when nothing in the bank came from it, or the name means several files."""
     name = os.fspath(source)
-    known = "SELECT rollout_id FROM evidence WHERE rollout_id = ?1 UNION SELECT rollout_id FROM rollouts WHERE rollout_id = ?1"
-    found = [row[0] for row in bank.db.rows(known, (name,))]
+    known = "SELECT rollout_id FROM {} WHERE rollout_id = ?1"
+    found = bank.db.rows(f"{known.format('evidence')} UNION {known.format('rollouts')}", (name,))
     if found:
-        return found
+        return [row[0] for row in found]
     files = [row[0] for row in bank.db.rows("SELECT DISTINCT file FROM rollouts WHERE file <> '' ORDER BY file")]
     same = [file for file in files if file == name] or [
         file
@@ -73,7 +73,7 @@ def rollouts_of(bank: Bank, source: str | os.PathLike[str]) -> list[str]:
 def retract(
     bank: Bank, source: str | os.PathLike[str], *, actor: str, reason: str = "", preview: bool = False
 ) -> Retraction:
-    """Lets nothing rest on the rollouts of a source any more, in one revision. Raises InvalidOption for an unknown one."""
+    """Lets nothing rest on a source's rollouts any more, in one revision. Raises InvalidOption for an unknown one."""
     rollouts = rollouts_of(bank, source)
     with bank.change(actor=actor, reason=reason or f"retracted {os.fspath(source)}") as change:
         done = change.retract(rollouts)
@@ -97,5 +97,6 @@ def retract(
 
 def _pairs(bank: Bank, sides: Sequence[int]) -> list[int]:
     gone = ",".join(map(str, sides))
-    sql = "SELECT id FROM entries WHERE kind = 'pair' AND status = 'active' AND (skill_id IN ({0}) OR mistake_id IN ({0}))"
-    return [row[0] for row in bank.db.rows(f"{sql.format(gone)} ORDER BY id")]
+    of = f"(skill_id IN ({gone}) OR mistake_id IN ({gone}))"
+    sql = f"SELECT id FROM entries WHERE kind = 'pair' AND NOT withdrawn AND {of} ORDER BY id"
+    return [row[0] for row in bank.db.rows(sql)]

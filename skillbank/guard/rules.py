@@ -51,7 +51,7 @@ RULES: dict[str, RuleEntry] = {
 
 
 def chosen(names: Iterable[str] | None) -> dict[str, RuleEntry]:
-    """The rules of these names, in the table's order; all of them for None. Raises InvalidOption for an unknown name."""
+    """The rules of these names, in the table's order; all for None. Raises InvalidOption for an unknown name."""
     if names is None:
         return dict(RULES)
     wanted = set(names)

@@ -1,9 +1,9 @@
 """The rule against sentences that talk to a model about itself, in whatever words.
 
-Set phrases (`phrases.py`) are easily reworded. What an order to a model can hardly do without is its vocabulary: orders,
-prompts, messages, who is addressed, what is cancelled, what is new. Each of these is common in lessons by itself; three
-kinds of them in one sentence, of the right kinds, are not: of 17,917 competition problems 3 have it, of the released
-banks' entries none (docs/guard.md).
+Set phrases (`phrases.py`) are easily reworded. What an order to a model can hardly do without is its vocabulary:
+orders, prompts, messages, who is addressed, what is cancelled, what is new.
+Each of these is common in lessons by itself; three kinds of them in one sentence, of the right kinds, are not
+(docs/guard.md has the counts).
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ _KINDS = {
     "self": r"i|i'm|i've|i'll|me|my",
     "orders": r"instructions?|directives?|orders|commands?|guidelines?|guidance|rules?|polic(?:y|ies)|protocols?"
     r"|restrictions?|checks|safeguards?|prohibitions?|task",
-    "machine": r"prompts?|system|developers?|admin|administrator|assistant|chatbot|ai|bot|llm|operator|persona|role|mode"
+    "machine": r"prompts?|system|developers?|admin|administrator|assistant|chatbot|ai|bot|llm|operator|persona"
+    "|role|mode"
     r"|override|configuration|user (?:only|input|instructions?|messages?|commands?)|programmed|programming|wrapper",
-    "talk": r"messages?|conversation|chat|respond|response|responses|reply|output|outputs|say|said|told|print|words|context"
+    "talk": r"messages?|conversation|chat|respond|response|responses|reply|output|outputs|say|said|told|print"
+    "|words|context"
     r"|contents|tell|reveal|repeat",
-    "cancel": r"ignor(?:e|es)|disregard(?:s|ing)?|forget|erase|deletes?|cancel|void|deprecated|revoked?|invalid|overrides?"
+    "cancel": r"ignor(?:e|es)|disregard(?:s|ing)?|forget|erase|deletes?|cancel|void|deprecated|revoked?|invalid"
+    "|overrides?"
     r"|bypass(?:es)?|neglecting|never mind|overruled?|superseded?|abide|comply|obey|refuse|lifted|precedence|disables?"
     r"|authori[sz]\w+|bound|confines|unlock\w*",
     "earlier": r"previous|previously|prior|earlier|above|before|initial|original|preceding|hidden|everything",
     "new": r"new|now|instead|henceforth|fresh|actually|following|from here",
-    "goods": r"passwords?|credentials?|api|secrets?|database|e-?mails?|text message|tool|accounts?|confidential|phishing",
+    "goods": r"passwords?|credentials?|api|secrets?|database|e-?mails?|text message|tool|accounts?|confidential"
+    "|phishing",
 }
 _SIGNALS = {kind: re.compile(rf"\b(?:{words})\b") for kind, words in _KINDS.items()}
 _ABOUT = ("orders", "machine", "talk")
@@ -39,7 +43,8 @@ _ALONE = re.compile(
     r"\b(?:unrestricted|uncensored|unfiltered) (?:ai|mode|model|assistant|bot|chatbot|agent|testing|context|version)\b"
     r"|\b(?:jail ?break\w*|chatgpt|llms?|chatbot|backdoor|prompt injection)\b"
     r"|\b(?:developer|admin|debug|maintenance|god|dan) (?:\w+ )?mode\b"
-    r"|\brm -rf\b|\bsudo \w|\bcat /etc/|\bos\.system\b|\bchild_process\b|\bdrop table\b|\bsend_\w+ tool\b|\b(?:curl|wget) \S+/"
+    r"|\brm -rf\b|\bsudo \w|\bcat /etc/|\bos\.system\b|\bchild_process\b|\bdrop table\b|\bsend_\w+ tool\b"
+    r"|\b(?:curl|wget) \S+/"
 )
 """What a lesson has no use for."""
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")

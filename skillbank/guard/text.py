@@ -118,7 +118,7 @@ def script_shares(text: str) -> Counter[str]:
     return Counter(name for character in text if (name := script(character)))
 
 
-# ----------------------------------------------------------------------------------------------------------- look-alikes
+# ---------------------------------------------------------------------------------------------------------- look-alikes
 
 _TWINS = {  # pairs: a letter, and the Latin one that it looks like
     "CYRILLIC": (
