@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from sqlite3 import Row
 from typing import Any, Literal, get_args
 
@@ -24,13 +24,12 @@ COLUMNS = (
     "e.id, e.kind, e.content, e.status, e.origin, e.version, e.revision, e.superseded_by, e.evidence_count, "
     "e.pinned, e.tags, e.flags, e.provenance"
 )
-ORDER: dict[Sort, str] = {
+ORDER: Mapping[Sort, str] = {  # relevance is matching.py's
     "id": "e.id",
     "newest": "e.id DESC",
     "evidence": "e.evidence_count DESC, e.id",
     "changed": "e.revision DESC, e.id",
     "utility": "used.utility DESC NULLS LAST, e.id",
-    "relevance": "hit.rank, e.id",
 }
 SIDES: dict[Kind, str] = {"skill": "skill_id", "mistake": "mistake_id"}
 """The kinds that are retrieved, and the column that names each in a pair."""
@@ -146,13 +145,11 @@ def _quoted(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- to SQL
 
-_MATCH = """
-    WITH found AS MATERIALIZED (SELECT rowid AS id, rank FROM entry_text WHERE entry_text MATCH ?)
-    SELECT id, min(rank) AS rank FROM (
-        SELECT id, rank FROM found
-        UNION ALL SELECT p.id, f.rank FROM found f JOIN entries p ON p.kind = 'pair' AND p.skill_id = f.id
-        UNION ALL SELECT p.id, f.rank FROM found f JOIN entries p ON p.kind = 'pair' AND p.mistake_id = f.id
-    ) GROUP BY id"""
+_FOUND = "WITH found AS MATERIALIZED (SELECT rowid AS id FROM entry_text WHERE entry_text MATCH ?)"
+_PAIRS_FOUND = " UNION ALL ".join(
+    f"SELECT p.id FROM found f CROSS JOIN entries p INDEXED BY pairs_by_{kind} ON p.kind = 'pair' AND p.{column} = f.id"
+    for kind, column in SIDES.items()
+)
 _RESTING = (
     "SELECT x.entry_id FROM evidence x WHERE x.{0} = ?1 AND x.active UNION "
     "SELECT p.id FROM evidence x JOIN entries p ON p.kind = 'pair' AND x.entry_id IN (p.skill_id, p.mistake_id)"
@@ -164,9 +161,6 @@ def selection(where: Query, ids: Iterable[int] | None = None, *, sort: Sort = "i
     """FROM and WHERE of a selection of entries `e`, with what `sort` needs joined to it, and the parameters."""
     source = ["entries e"]
     parameters: list[Any] = []
-    if where.text is not None:
-        source.append(f"JOIN ({_MATCH}) hit ON hit.id = e.id")
-        parameters.append(match_expression(where.text))
     if where.utility or where.used is not None or sort == "utility":
         source.append("LEFT JOIN entry_usage used ON used.id = e.id")
     clauses = ["1"]
@@ -179,7 +173,16 @@ def selection(where: Query, ids: Iterable[int] | None = None, *, sort: Sort = "i
     return f"{' '.join(source)} WHERE {' AND '.join(clauses)}", parameters
 
 
+def _matching(where: Query) -> str:
+    """The ids of entries in which all words occur; a pair has its sides' words."""
+    if where.kind is None:
+        return f"{_FOUND} SELECT id FROM found UNION ALL {_PAIRS_FOUND}"
+    return f"{_FOUND} {_PAIRS_FOUND if where.kind == 'pair' else 'SELECT id FROM found'}"
+
+
 def _clauses(where: Query) -> Iterable[tuple[str, list[Any]]]:
+    if where.text is not None:
+        yield f"e.id IN ({_matching(where)})", [match_expression(where.text)]
     for column in ("kind", "status", "origin"):
         if (value := getattr(where, column)) is not None:
             yield f"e.{column} = ?", [value]
@@ -234,7 +237,8 @@ def match_expression(text: str) -> str:
 def to_entry(row: Row) -> Entry:
     values = dict(row)
     values["content"] = KINDS[values["kind"]].model_validate_json(values["content"])
-    values["tags"], values["flags"] = json.loads(values["tags"]), json.loads(values["flags"])
+    for name in ("tags", "flags"):
+        values[name] = () if values[name] == "[]" else json.loads(values[name])
     if values["provenance"] is not None:
         values["provenance"] = json.loads(values["provenance"])
     return Entry(**values)

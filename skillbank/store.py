@@ -25,6 +25,7 @@ from skillbank.change import Change, Check
 from skillbank.database import Database
 from skillbank.errors import BankExists, BankNotFound, EntryNotFound, InvalidEntry, InvalidOption
 from skillbank.events import KINDS, Event
+from skillbank.matching import by_relevance
 from skillbank.mined import add_mined
 from skillbank.past import NetChange, net_changes
 from skillbank.places import of_entry, resting_on
@@ -203,6 +204,10 @@ class Bank:
         """Entries that fit every criterion given."""
         if sort == "relevance" and where.text is None:
             raise InvalidOption("sort 'relevance' wants words to be relevant to: give some, or sort by id or newest")
+        if sort == "relevance":
+            found = by_relevance(self.db, where, ids, limit=limit, offset=offset)
+            by_id = {entry.id: entry for entry in self.entries(ids=found)}
+            return [by_id[entry_id] for entry_id in found]
         source, parameters = selection(where, ids, sort=sort)
         rows = self.db.rows(
             f"SELECT {COLUMNS} FROM {source} ORDER BY {ORDER[sort]} LIMIT ? OFFSET ?",

@@ -1,0 +1,76 @@
+"""Keyword search: entries in which all words occur, best first.
+
+FTS5 ranks skills and mistakes (bm25); a pair has the words of its sides and follows right after the better one. What
+else is asked of an entry is checked in the order of rank, only until enough are found: a common word costs what FTS5
+itself takes, however many entries have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from skillbank.database import Database
+from skillbank.query import SIDES, Query, json_list, match_expression, selection
+
+FIRST = 20
+"""Skills and mistakes looked at in the first go, at least; each further one looks at four times as many."""
+LARGEST = 50_000
+
+
+def by_relevance(
+    db: Database, where: Query, ids: Iterable[int] | None = None, *, limit: int | None = None, offset: int = 0
+) -> list[int]:
+    """Ids of the entries that fit, best first. `where.text` must be given."""
+    assert where.text is not None
+    among = None if ids is None else set(ids)
+    end = None if limit is None else offset + limit
+    rest = where.model_copy(update={"text": None})
+    rows = db.stream(
+        "SELECT rowid FROM entry_text WHERE entry_text MATCH ? ORDER BY rank", (match_expression(where.text),)
+    )
+    found: list[int] = []
+    listed: set[int] = set()  # pairs, which have two sides to follow
+    for sides in _chunks((row[0] for row in rows), FIRST if end is None else max(FIRST, end)):
+        pairs = {} if where.kind in SIDES else _pairs(db, sides)
+        shown = [] if where.kind == "pair" else sides
+        fitting = _fitting(db, rest, among, {*shown, *(pair for of_side in pairs.values() for pair in of_side)})
+        for side in sides:
+            if where.kind != "pair" and side in fitting:
+                found.append(side)
+            for pair in pairs.get(side, ()):
+                if pair in fitting and pair not in listed:
+                    listed.add(pair)
+                    found.append(pair)
+        if end is not None and len(found) >= end:
+            break
+    return found[offset:end]
+
+
+def _chunks(ids: Iterator[int], size: int) -> Iterator[list[int]]:
+    while chunk := list(islice(ids, size)):
+        yield chunk
+        size = min(4 * size, LARGEST)
+
+
+def _pairs(db: Database, sides: list[int]) -> dict[int, list[int]]:
+    """The pairs of each skill or mistake, by id."""
+    found: dict[int, list[int]] = {}
+    for kind, column in SIDES.items():
+        for side, pair in db.rows(
+            f"SELECT s.value, p.id FROM json_each(?) s CROSS JOIN entries p INDEXED BY pairs_by_{kind}"
+            f" ON p.kind = 'pair' AND p.{column} = s.value ORDER BY p.id",
+            (json_list(sides),),
+        ):
+            found.setdefault(side, []).append(pair)
+    return found
+
+
+def _fitting(db: Database, where: Query, among: set[int] | None, ids: set[int]) -> set[int]:
+    """Those of the entries that fulfil everything but the words."""
+    if among is not None:
+        ids = ids & among
+    if where == Query():
+        return ids
+    source, parameters = selection(where, ids)
+    return {row[0] for row in db.rows(f"SELECT e.id FROM {source}", parameters)}
