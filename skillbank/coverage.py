@@ -88,7 +88,6 @@ def coverage(bank: Bank) -> Coverage:
     """All numbers from one state of the bank."""
     db = bank.db
     with db.snapshot():
-        covers = _counts(bank, f"{_COVER} SELECT cover, count(*) FROM covered GROUP BY cover")
         in_use = f"SELECT count(*) FROM entries p WHERE {_IN_USE}"
         tried = " AND p.id IN (SELECT id FROM entry_usage)"
         pairs = db.value(in_use)
@@ -99,7 +98,7 @@ def coverage(bank: Bank) -> Coverage:
         reasons = "SELECT reason, count(*) FROM rollouts WHERE fate = 'rejected' GROUP BY 1 ORDER BY 2 DESC, 1"
         return Coverage(
             **bank.stats().model_dump(),
-            problems={cover: covers.get(cover, 0) for cover in COVERS},
+            problems=covers(bank),
             pairs_in_use=pairs,
             pairs_never_retrieved=pairs - db.value(in_use + tried),
             utility=_distribution(bank),
@@ -107,6 +106,12 @@ def coverage(bank: Bank) -> Coverage:
             rollouts=_counts(bank, "SELECT fate, count(DISTINCT rollout_id) FROM rollouts GROUP BY fate ORDER BY fate"),
             rejected=_counts(bank, reasons),
         )
+
+
+def covers(bank: Bank) -> dict[Cover, int]:
+    """How many problems are covered how."""
+    counts = _counts(bank, f"{_COVER} SELECT cover, count(*) FROM covered GROUP BY cover")
+    return {cover: counts.get(cover, 0) for cover in COVERS}
 
 
 def problems(bank: Bank, cover: Cover | None = None, *, limit: int | None = None, offset: int = 0) -> list[Problem]:

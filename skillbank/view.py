@@ -130,3 +130,9 @@ def _retrieved(bank: Bank, entry: Entry, sides: Sequence[Entry]) -> bool:
     if entry.kind != "pair":
         return bool(bank.retrievable(entry.kind, ids=[entry.id]))
     return entry.status == "active" and all(_retrieved(bank, side, ()) for side in sides)
+
+
+def utilities(bank: Bank, ids: Iterable[int]) -> dict[int, float]:
+    """Utility of those among the entries that training has used."""
+    sql = "SELECT id, utility FROM entry_usage WHERE id IN (SELECT value FROM json_each(?))"
+    return {row[0]: row[1] for row in bank.db.rows(sql, (json.dumps(list(ids)),))}

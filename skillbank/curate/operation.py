@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 
 from skillbank.change import Change, Check
 from skillbank.errors import InvalidEntry
-from skillbank.events import LISTS, Event, PendingEvent, State
+from skillbank.events import KINDS, LISTS, Event, PendingEvent, State
 from skillbank.past import NetChange
 from skillbank.query import Query
 from skillbank.records import Flag, Kind, Record
@@ -26,6 +26,9 @@ FIRST = 20
 """Field changes that an Operation holds."""
 _TOLD_BY_OTHERS = ("version", "withdrawn")
 """Fields that say nothing that the wording and the status do not say."""
+
+_WORDS = tuple(name for model in KINDS.values() for name in model.model_fields)
+"""The fields of a wording, in the order in which they are read."""
 
 
 class FieldChange(Record):
@@ -64,7 +67,7 @@ class Operation(Record):
     entries: dict[Kind, int]
     """How many it changed, by kind."""
     fields: dict[str, int]
-    """In how many entries each field changed."""
+    """How many changes each field saw."""
     changes: tuple[FieldChange, ...]
     """The first of them."""
     added: tuple[int, ...] = ()
@@ -122,7 +125,7 @@ def operate(
         revision=None if preview or not events else change.revision,
         selected=done.selected,
         entries=dict(Counter(kinds.values())),
-        fields=dict(Counter(name for _, name in {(e.entry_id, name): 0 for e in events for name in _names(e)})),
+        fields=dict(Counter(name for event in events for name, *_ in _values(event.before or {}, event.after))),
         changes=tuple(_first(FIRST, (c for event in events for c in field_changes(event, kinds)))),
         added=tuple(done.added),
         leaving=change.leaving,
@@ -153,11 +156,6 @@ def _held(events: Iterable[PendingEvent], quarantined: set[int]) -> Iterator[Hel
         found = [Flag(**flag) for flag in event.after.get("flags", ()) if not flag["released"]]
         if found and event.op in ("add", "edit") and event.entry_id in quarantined:
             yield Held(entry_id=event.entry_id, flags=tuple(found))
-
-
-def _names(event: PendingEvent) -> list[str]:
-    """The fields that an event touched, the wording as its own fields."""
-    return [name for name, *_ in _values(event.before or {}, event.after)]
 
 
 def _first(number: int, changes: Iterable[FieldChange]) -> Iterator[FieldChange]:
@@ -198,7 +196,10 @@ def _values(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tup
             continue
         old = before.get(name)
         if name == "content":
-            texts = [(part, _shown((old or {}).get(part)), _shown(text)) for part, text in new.items()]
+            parts = sorted(new, key=_WORDS.index)
+            texts = [(part, _shown((old or {}).get(part)), _shown(new[part])) for part in parts]
+        elif name == "flags":
+            texts = _flags(old or (), new)
         elif name in LISTS:
             texts = [(name, _items(name, old or ()), _items(name, new))]
         else:
@@ -206,11 +207,23 @@ def _values(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tup
         yield from (text for text in texts if text[1] != text[2])
 
 
+def _flags(gone: Sequence[Mapping[str, Any]], come: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Flags that came and went; one that was only released, or is open again, as just that."""
+    before = {(flag["rule"], flag["reason"]): flag["released"] for flag in gone}
+    after = {(flag["rule"], flag["reason"]): flag["released"] for flag in come}
+    texts = []
+    for rule, reason in {**before, **after}:
+        told = f"{rule}: {reason}"
+        if (rule, reason) in before and (rule, reason) in after:
+            texts.append((told, "released") if after[rule, reason] else ("released", told))
+        else:
+            texts.append((told, "") if (rule, reason) in before else ("", told))
+    return [("flags", *text) for text in texts]
+
+
 def _items(name: str, items: Sequence[Any]) -> str:
     if name == "evidence":
         return f"{len(items)} place{'' if len(items) == 1 else 's'}" if items else ""
-    if name == "flags":
-        return "; ".join(f"{f['rule']}: {f['reason']}{' (released)' if f['released'] else ''}" for f in items)
     return ", ".join(items)
 
 

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-from sgsd.cli.bank import build, curate, dead_letters, dedupe, doctor, exchange, history, look, retrieve
+from sgsd.cli.bank import (
+    build,
+    curate,
+    dead_letters,
+    dedupe,
+    doctor,
+    exchange,
+    guard,
+    history,
+    look,
+    panels,
+    retrieve,
+    review,
+    words,
+)
 from sgsd.cli.bank.app import app
 
-__all__ = ["app", "build", "curate", "dead_letters", "dedupe", "doctor", "exchange", "history", "look", "retrieve"]
+__all__ = [
+    "app",
+    "build",
+    "curate",
+    "dead_letters",
+    "dedupe",
+    "doctor",
+    "exchange",
+    "guard",
+    "history",
+    "look",
+    "retrieve",
+    "review",
+    "words",
+]
+
+panels.arrange(app)

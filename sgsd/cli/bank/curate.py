@@ -1,95 +1,181 @@
-"""Changing entries: `edit`, `disable`, `enable`."""
+"""What may be retrieved, what is pinned, what is tagged: `disable`, `enable`, `retire`, `release`, `pin`, `tag` ..."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sgsd.cli.bank import text
 from sgsd.cli.bank.app import app
+from sgsd.cli.bank.bulk import act
 from sgsd.cli.bank.options import (
     BankOption,
-    IdArgument,
     IdsArgument,
     JsonOption,
     PreviewOption,
     ReasonOption,
+    WhereOption,
+    YesOption,
     actor,
-    writing,
 )
-from sgsd.cli.common import emit
 
 if TYPE_CHECKING:
     from skillbank.curate import Operation
+    from skillbank.store import Bank
+
+TagOption = Annotated[list[str], typer.Option("--tag", help="The tag; give it again for more.")]
 
 
-@app.command(epilog='Example: sgsd bank edit 7 --title "Reduce before adding" --reason "clearer" --bank bank')
-def edit(
-    entry_id: IdArgument,
-    bank: BankOption,
-    title: Annotated[str | None, typer.Option(help="Of a skill.")] = None,
-    principle: Annotated[str | None, typer.Option(help="Of a skill.")] = None,
-    when: Annotated[str | None, typer.Option(help="Of a skill: when to apply it.")] = None,
-    description: Annotated[str | None, typer.Option(help="Of a mistake.")] = None,
-    why: Annotated[str | None, typer.Option(help="Of a mistake: why it happens.")] = None,
-    how: Annotated[str | None, typer.Option(help="Of a mistake: how to avoid it.")] = None,
-    reason: ReasonOption = "",
-    preview: PreviewOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Reword a skill or a mistake; what stood before is kept and can be brought back."""
-    from skillbank import curate
-
-    given = {
-        "title": title,
-        "principle": principle,
-        "when_to_apply": when,
-        "description": description,
-        "why_it_happens": why,
-        "how_to_avoid": how,
-    }
-    fields = {name: text for name, text in given.items() if text is not None}
-    if not fields:
-        raise typer.BadParameter(
-            "give a new text", param_hint="--title, --principle, --when, --description, --why or --how"
-        )
-    with writing(bank) as opened:
-        done = curate.edit(opened, entry_id, fields, actor=actor(), reason=reason, preview=preview)
-    report_operation(done, preview, json)
-
-
-@app.command(epilog='Example: sgsd bank disable 7 12 --reason "misleads" --bank bank')
+@app.command(epilog='Example: sgsd bank disable --where "flag:* utility:<0" --reason "misleads" --bank bank')
 def disable(
-    ids: IdsArgument,
     bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
     reason: ReasonOption = "",
     preview: PreviewOption = False,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Take entries out of retrieval; a pair's two sides no longer guide a teacher together."""
     from skillbank import curate
 
-    with writing(bank) as opened:
-        done = curate.disable(opened, ids, actor=actor(), reason=reason, preview=preview)
-    report_operation(done, preview, json)
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.disable(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
 
 
 @app.command(epilog="Example: sgsd bank enable 7 --bank bank")
 def enable(
-    ids: IdsArgument,
     bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
     reason: ReasonOption = "",
     preview: PreviewOption = False,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Take entries back into retrieval."""
+    """Take disabled and retired entries back into retrieval. It lifts no quarantine: `release` does."""
     from skillbank import curate
 
-    with writing(bank) as opened:
-        done = curate.enable(opened, ids, actor=actor(), reason=reason, preview=preview)
-    report_operation(done, preview, json)
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.enable(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
 
 
-def report_operation(done: Operation, preview: bool, json: bool) -> None:
-    emit(done, json, lambda: text.operation(done, preview))
+@app.command(epilog='Example: sgsd bank retire 7 12 --reason "about one problem only" --bank bank')
+def retire(
+    bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Give entries up: out of retrieval for good, kept with all they rest on."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.retire(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
+
+
+@app.command(epilog='Example: sgsd bank release 7 --reason "the number is no answer" --bank bank')
+def release(
+    bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Let quarantined entries through: you looked at their flags, which are not raised again."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.release(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
+
+
+@app.command(epilog="Example: sgsd bank pin 7 --bank bank")
+def pin(
+    bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Keep entries from being merged away or pruned."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.pin(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
+
+
+@app.command(epilog="Example: sgsd bank unpin 7 --bank bank")
+def unpin(
+    bank: BankOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Let entries be merged away and pruned again."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.unpin(opened, chosen, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
+
+
+@app.command(epilog="Example: sgsd bank tag 7 12 --tag algebra --bank bank")
+def tag(
+    bank: BankOption,
+    tags: TagOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Tag entries, to find them again by `--where tag:NAME`."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.tag(opened, chosen, tags, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)
+
+
+@app.command(epilog="Example: sgsd bank untag --where tag:draft --tag draft --bank bank")
+def untag(
+    bank: BankOption,
+    tags: TagOption,
+    ids: IdsArgument = None,
+    where: WhereOption = None,
+    reason: ReasonOption = "",
+    preview: PreviewOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Take tags off entries."""
+    from skillbank import curate
+
+    def operate(opened: Bank, chosen: Sequence[int], dry: bool) -> Operation:
+        return curate.untag(opened, chosen, tags, actor=actor(), reason=reason, preview=dry)
+
+    act(bank, ids, where, operate, preview=preview, yes=yes, json=json)

@@ -14,14 +14,17 @@ import typer
 from sgsd.cli.common import coloured, counted
 
 if TYPE_CHECKING:
-    from skillbank.change import Event
-    from skillbank.curate import Operation
+    from skillbank.coverage import Coverage, Problem
+    from skillbank.curate import FieldChange, Operation
+    from skillbank.events import Event
+    from skillbank.find import Found
     from skillbank.records import Entry, Kind, Pair, RetrievedPair
-    from skillbank.store import Bank, BankStats
+    from skillbank.store import Bank, Revision
 
 SHOWN_CHANGES = 20
-SHOWN_EVIDENCE = 20
 LINE = 100
+STATES = ("status", "pinned", "superseded_by", "tags", "flags", "evidence", "retracted", "skill_id", "mistake_id")
+"""Fields that are no text: shown on one line."""
 PAIRED = "  not  "
 """Between a pair's skill and its mistake."""
 
@@ -81,104 +84,79 @@ def _pair_headline(pair: Pair, sides: Mapping[int, Entry], room: int) -> str:
     return f"{one_line(right, half)}{PAIRED}{one_line(headline(sides[pair.mistake_id]), half)}"
 
 
-def entries(found: Sequence[Entry], words: Mapping[int, str], total: int, offset: int = 0, hint: str = "") -> None:
+def entries(
+    found: Sequence[Entry],
+    words: Mapping[int, str],
+    total: int,
+    offset: int = 0,
+    utility: Mapping[int, float] | None = None,
+    hint: str = "",
+) -> None:
+    """One line an entry; with its utility where training has used any of them."""
     for entry in found:
         places = counted(entry.evidence_count, "place")
-        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  {entry.status:<11}  {places:>10}  {words[entry.id]}")
+        used = "" if not utility else f"  {utility[entry.id]:+.2f}" if entry.id in utility else "       "
+        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  {entry.status:<11}  {places:>10}{used}  {words[entry.id]}")
+    page(len(found), total, offset, "entry", hint)
+
+
+def page(shown: int, total: int, offset: int, noun: str, hint: str = "") -> None:
     if not total:
-        typer.echo(f"no entry found{f'; {hint}' if hint else ''}")
-    elif not found:
-        typer.echo(f"no entry from {offset:,} on: there are {total:,}")
-    elif len(found) < total:
-        typer.echo(f"{offset + 1:,} to {offset + len(found):,} of {total:,} (--limit and --offset show others)")
+        typer.echo(f"no {noun} found{f'; {hint}' if hint else ''}")
+    elif not shown:
+        typer.echo(f"no {noun} from {offset:,} on: there are {total:,}")
+    elif shown < total:
+        typer.echo(f"{offset + 1:,} to {offset + shown:,} of {total:,} (--limit and --offset show others)")
 
 
-def nearest(found: Sequence[tuple[Entry, float]]) -> None:
-    for entry, cosine in found:
-        text = one_line(headline(entry), max(40, terminal_width() - 31))
-        typer.echo(f"{entry.id:>6}  {entry.kind:<7}  cosine {cosine:.3f}  {text}")
-    if not found:
+def hits(found: Found, words: Mapping[int, str]) -> None:
+    """What a search found, with why: its rank by words, its cosine."""
+    for hit in found.hits:
+        by = [] if hit.word_rank is None else [f"words {hit.word_rank}"]
+        by += [] if hit.cosine is None else [f"cosine {hit.cosine:.3f}"]
+        typer.echo(f"{hit.entry.id:>6}  {hit.entry.kind:<7}  {', '.join(by):<23}  {words[hit.entry.id]}")
+    if not found.hits:
         typer.echo("no entry found")
 
 
-def read_entry(bank: Bank, entry_id: int) -> dict[str, Any]:
-    """All that `bank show` tells of an entry, as JSON values."""
-    from skillbank.records import Pair
-
-    entry = bank.get(entry_id)
-    content = entry.content
-    sides = [bank.get(content.skill_id), bank.get(content.mistake_id)] if isinstance(content, Pair) else []
-    return {
-        "entry": entry.model_dump(mode="json"),
-        "sides": [side.model_dump(mode="json") for side in sides],
-        "pairs": [] if sides else [pair.model_dump(mode="json") for pair in bank.pairs_with(entry_id)],
-        "evidence": [evidence.model_dump(mode="json") for evidence in bank.evidence(entry_id)],
-        "flags": [flag.model_dump(mode="json") for flag in bank.flags(entry_id)],
-        "usage": bank.usage(entry_id).model_dump(mode="json"),
-        "history": [_event(event) for event in bank.history(entry_id)],
-    }
+def problems(found: Sequence[Problem], total: int, offset: int) -> None:
+    room = max(40, terminal_width() - 42)
+    for problem in found:
+        pairs = counted(problem.pairs, "pair")
+        typer.echo(f"{problem.problem_id:<16}  {problem.cover:<9}  {pairs:>9}  {one_line(problem.problem, room)}")
+    page(len(found), total, offset, "problem")
 
 
-def _event(event: Event) -> dict[str, Any]:
-    return event.model_dump(mode="json", exclude_unset=True)
-
-
-def entry(view: Mapping[str, Any]) -> None:
-    shown = view["entry"]
-    by = f" by {shown['superseded_by']}" if shown["superseded_by"] else ""
-    typer.echo(f"{shown['kind']} {shown['id']}  {shown['status']}{by}  {shown['origin']}  version {shown['version']}")
-    for part in view["sides"] or [shown]:
-        if view["sides"]:
-            typer.echo(f"\n{part['kind']} {part['id']}  {part['status']}")
-        for name, text in part["content"].items():
-            paragraph(f"  {name + ':':<16} ", text)
-    if view["pairs"]:
-        names = [f"{pair['id']} ({pair['status']})" for pair in view["pairs"]]
-        typer.echo(f"\nin pairs {', '.join(names)}")
-    for flag in view["flags"]:
-        typer.echo(f"flag {flag['rule']}: {flag['reason']}")
-    _evidence(view["evidence"])
-    usage = view["usage"]
-    if usage["mean_support"] is not None:
-        typer.echo(
-            f"\nin training: {usage['helpful']} helpful, {usage['harmful']} harmful, {usage['neutral']} neutral, "
-            f"mean support {usage['mean_support']:+.3f} nats"
-        )
-    typer.echo("\nhistory")
-    for event in view["history"]:
-        reason = f": {event['reason']}" if event["reason"] else ""
-        typer.echo(f"  revision {event['revision']}  {event['at'][:19]}Z  {event['op']}  {event['actor']}{reason}")
-
-
-def _evidence(places: Sequence[Mapping[str, Any]]) -> None:
-    """Each quote with its place: the skill's are from right attempts, the mistake's from wrong ones."""
-    typer.echo(f"\nevidence: {counted(len(places), 'place')}")
-    for place in places[:SHOWN_EVIDENCE]:
-        span = "" if place["span"] is None else f", characters {place['span'][0]} to {place['span'][1]}"
-        source = f" of {place['source']}" if place["source"] else ""
-        paragraph(f"  {place['outcome']:<8} ", f"“{place['quote']}”")
-        typer.echo(f"           rollout {place['rollout_id']}{span}; problem {place['problem_id']}{source}")
-    if len(places) > SHOWN_EVIDENCE:
-        typer.echo(f"  and {len(places) - SHOWN_EVIDENCE} more (--json prints all)")
-
-
-def stats(path: Path, numbers: BankStats) -> None:
+def stats(path: Path, numbers: Coverage) -> None:
     from skillbank.lexical import DESCRIPTION
     from skillbank.vectors import FOLDER
 
     embedder = DESCRIPTION if numbers.embedder == FOLDER else numbers.embedder or "none yet"
+    idle = f"{numbers.pairs_never_retrieved:,} of {numbers.pairs_in_use:,} in use"
     rows = {
         "bank": str(path),
         "entries": _kinds(numbers.entries),
         "status": _counts(numbers.by_status),
+        "flags": _counts(numbers.flags),
         "retrievable": _kinds(numbers.retrievable),
-        "evidence": f"{numbers.evidence:,} places",
-        "usage": f"{numbers.usage:,} rows",
+        "evidence": counted(numbers.evidence, "place"),
+        "rollouts": _counts(numbers.rollouts),
+        "problems": _counts(numbers.problems),
+        "idle pairs": f"{idle} were never retrieved in training",
+        "usage": counted(numbers.usage, "row"),
         "revision": str(numbers.revision),
         "embedder": embedder,
     }
     for name, text in rows.items():
         typer.echo(f"{name:<12} {text}")
+    for number, (reason, count) in enumerate(numbers.rejected.items()):
+        typer.echo(f"{'' if number else 'rejected':<12} {count:,}: {reason}")
+    if any(bin.entries for bin in numbers.utility):
+        for number, bin in enumerate(numbers.utility):
+            kinds = ", ".join(counted(count, kind) for kind, count in bin.entries.items()) or "none"
+            typer.echo(f"{'' if number else 'utility':<12} {bin.low:+.1f} to {bin.high:+.1f}: {kinds}")
+    if numbers.problems["uncovered"]:
+        typer.echo("\nnext: sgsd bank problems --cover uncovered")
 
 
 def _kinds(counts: Mapping[Kind, int]) -> str:
@@ -206,26 +184,86 @@ def retrieved(pairs: Sequence[RetrievedPair], embedder: str | None) -> None:
         typer.echo(f"embedder: {embedder}")
 
 
-def operation(done: Operation, preview: bool) -> None:
-    for change in done.changes[:SHOWN_CHANGES]:
-        typer.echo(f"{change.kind} {change.entry_id}  {change.field}")
-        if change.before:
-            typer.echo(coloured(f"  - {change.before}", typer.colors.RED))
-        if change.after:
-            typer.echo(coloured(f"  + {change.after}", typer.colors.GREEN))
-    if len(done.changes) > SHOWN_CHANGES:
-        typer.echo(f"and {len(done.changes) - SHOWN_CHANGES} more changes (--json prints all)")
+def changes(found: Sequence[FieldChange], words: Mapping[int, str], *, err: bool = False) -> None:
+    """Field changes: a text as what goes and what comes, a state on one line."""
+    shown = None
+    for change in found:
+        name = "bank" if change.entry_id is None else f"{change.kind} {change.entry_id}"
+        if change.field in STATES:
+            arrow = f"{change.before} -> {change.after}" if change.before and change.after else ""
+            sign = arrow or (f"+ {change.after}" if change.after else f"- {change.before}")
+            said = "" if shown == name else words.get(change.entry_id or 0, "")
+            typer.echo(f"{name}  {change.field}  {one_line(sign, 3 * LINE)}{f'  {said}' if said else ''}", err=err)
+        else:
+            typer.echo(f"{name}  {change.field}", err=err)
+            for sign, text, colour in (("-", change.before, "red"), ("+", change.after, "green")):
+                if text:
+                    typer.echo(coloured("\n".join(f"  {sign} {line}" for line in text.split("\n")), colour), err=err)
+        shown = name
+
+
+def consequences(done: Operation, *, err: bool = False) -> None:
+    """What an operation means for retrieval, and what it did not do."""
     for ids, what in ((done.leaving, "no longer retrieved"), (done.joining, "retrieved from now on")):
         if ids:
-            typer.echo(f"{what}: {_ids(ids)}")
-    if not done.changes:
-        typer.echo("nothing changed")
-    elif preview:
-        typer.echo("preview: nothing was changed")
-    else:
-        typer.echo(f"{done.action}: revision {done.revision} (take it back with `sgsd bank undo {done.revision}`)")
+            typer.echo(f"{what}: {_ids(ids)}", err=err)
+    for held in done.held:
+        rules = ", ".join(dict.fromkeys(flag.rule for flag in held.flags))
+        release = f"`sgsd bank release {held.entry_id}`"
+        typer.echo(
+            f"quarantined: {held.entry_id} ({rules}); when you find it right, {release} lets it through", err=err
+        )
+    for left in done.left:
+        typer.echo(f"left as it is: {_ids(left.ids)}: {left.why}", err=err)
+
+
+def operation(done: Operation, preview: bool, words: Mapping[int, str], *, err: bool = False) -> None:
+    changes(done.changes, words, err=err)
+    total = sum(done.fields.values())
+    if total > len(done.changes):
+        typer.echo(f"and {total - len(done.changes):,} more changes (--json prints all)", err=err)
+    consequences(done, err=err)
+    if not done.changed and not done.fields:
+        typer.echo("nothing changed", err=err)
+        return
+    count = f"{entries_count(done.changed)} ({_kinds(done.entries)})" if done.changed > 1 else ""
+    if preview:
+        typer.echo(f"preview: nothing was changed{f'; it would change {count}' if count else ''}", err=err)
+        return
+    back = f"(take it back with `sgsd bank undo {done.revision}`)"
+    typer.echo(f"{done.action}: revision {done.revision}{f', {count}' if count else ''} {back}", err=err)
+
+
+def revisions(found: Sequence[Revision], total: int, offset: int) -> None:
+    for one in found:
+        typer.echo(_revision(one))
+    page(len(found), total, offset, "revision")
+
+
+def revision_line(bank: Bank, number: int) -> None:
+    typer.echo(_revision(bank.revisions(limit=1, offset=bank.revision - number)[0]))
+
+
+def _revision(one: Revision) -> str:
+    reason = f": {one_line(one.reason)}" if one.reason else ""
+    return f"{one.revision:>6}  {one.at[:19]}Z  {entries_count(one.changed):>14}  {one.actor}{reason}"
+
+
+def event_line(event: Event) -> None:
+    reason = f": {one_line(event.reason)}" if event.reason else ""
+    typer.echo(f"revision {event.revision}  {event.at[:19]}Z  {event.op}  {event.actor}{reason}")
+
+
+def headlines_of(bank: Bank, done: Operation) -> dict[int, str]:
+    """Headlines of the entries that the shown changes are of."""
+    ids = [change.entry_id for change in done.changes if change.entry_id is not None]
+    return headlines(bank, bank.entries(ids=ids)) if ids else {}
+
+
+def entries_count(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"
 
 
 def _ids(ids: Sequence[int]) -> str:
     shown = ", ".join(map(str, ids[:SHOWN_CHANGES]))
-    return f"{shown} and {len(ids) - SHOWN_CHANGES} more" if len(ids) > SHOWN_CHANGES else shown
+    return f"{shown} and {len(ids) - SHOWN_CHANGES:,} more" if len(ids) > SHOWN_CHANGES else shown
