@@ -85,7 +85,8 @@ def merge_duplicates(
                 _count(left, objection)
                 continue
             keep = _worded(change, group, wording)
-            reworded.append(keep)
+            if keep not in group.ids:
+                reworded.append(keep)
             uncovered += [i for i in group.ids if i not in wording.covered]
             into |= {i: keep for i in wording.covered if i != keep}
         change.merge_all(into)

@@ -84,15 +84,20 @@ class _Call:
         self.members = sorted(shown, key=lambda member: (content_hash(member[1]), member[0]))
         self.model = model
         self.content_type = type(self.members[0][1])
-        schema = _schema(self.content_type, len(self.members))
+        self.fields = [
+            name
+            for name in self.content_type.model_fields
+            if any(getattr(content, name) for _, content in self.members)
+        ]
+        schema = _schema(self.fields, len(self.members))
         read = [prompts[name].model_dump() for name in (KIND, "repair")]
-        self.prompt_hash = _hash([read, _schema(self.content_type, 0)])[:16]
+        self.prompt_hash = _hash([read, _schema([*self.content_type.model_fields], 0)])[:16]
         matters = settings.model_dump(mode="json", exclude={"prompts"})
         words = [content.model_dump() for _, content in self.members]
         self.key = _hash([KIND, words, self.prompt_hash, model, matters])
         kind = "skill" if self.content_type is Skill else "mistake"
         self.request = Request(
-            messages=prompts[KIND].messages(members=_shown(self.members), kind=kind, form=_form(self.content_type)),
+            messages=prompts[KIND].messages(members=_shown(self.members), kind=kind, form=_form(self.fields)),
             schema_name=KIND,
             reply_schema=schema,
             max_tokens=settings.max_tokens,
@@ -113,11 +118,12 @@ class _Call:
     def _read(self, text: str) -> Wording:
         try:
             reply = _Reply.model_validate(_object(strip_thinking(text)))
-            content = self.content_type.model_validate(reply.entry)
+            content = self.content_type.model_validate({name: reply.entry.get(name, "") for name in self.fields})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ReplyInvalid(f"{'.'.join(map(str, first['loc'])) or 'the object'}: {first['msg']}") from error
-        for name, words in content.model_dump().items():
+        for name in self.fields:
+            words = getattr(content, name)
             if not words.strip() or len(words) > LIMITS[name]:
                 raise ReplyInvalid(f"{name} has {len(words)} characters: it must have 1 to {LIMITS[name]}")
         covers = {line.member: line.covered for line in reply.members}
@@ -243,13 +249,13 @@ def _shown(members: Sequence[tuple[int, Skill | Mistake]]) -> str:
     return "\n\n".join(blocks)
 
 
-def _form(content_type: type[Skill] | type[Mistake]) -> str:
-    entry = dict.fromkeys(content_type.model_fields, "...")
+def _form(fields: Sequence[str]) -> str:
+    entry = dict.fromkeys(fields, "...")
     return json.dumps({"entry": entry, "members": [{"member": 1, "covered": True}, {"member": 2, "covered": False}]})
 
 
-def _schema(content_type: type[Skill] | type[Mistake], members: int) -> dict[str, Any]:
-    texts = {name: {"type": "string", "minLength": 1, "maxLength": LIMITS[name]} for name in content_type.model_fields}
+def _schema(fields: Sequence[str], members: int) -> dict[str, Any]:
+    texts = {name: {"type": "string", "minLength": 1, "maxLength": LIMITS[name]} for name in fields}
     number = {"type": "integer", "enum": list(range(1, members + 1))}
     line = _strict({"member": number, "covered": {"type": "boolean"}})
     lines = {"type": "array", "items": line, "minItems": members, "maxItems": members}

@@ -84,8 +84,8 @@ def dedupe(
                 open_writer, endpoint, model, concurrency=concurrency, timeout_s=timeout_s, api_key_env=api_key_env
             )
             rewordings = _reword(opened, look, model, writer, prompts or (), preview=preview, asks=asks, quiet=json)
-        elif look.groups and asks and not typer.confirm("Merge them?", err=True):
-            raise typer.Exit
+        elif look.groups and asks:
+            _confirm("Merge them?")
         done = merge_duplicates(
             opened,
             look,
@@ -101,7 +101,7 @@ def dedupe(
         **done.model_dump(mode="json"),
         "rewording": None if rewordings is None else rewordings.model_dump(mode="json"),
     }
-    emit(payload, json, lambda: dedupe_text.merged(done, rewordings))
+    emit(payload, json, lambda: dedupe_text.merged(done, rewordings, by_model=model is not None))
     if held:
         note(f"{held:,} quarantined took no part: only what is retrieved is merged")
 
@@ -129,12 +129,18 @@ def _reword(
         typer.echo(f"{counted(len(clusters), 'wording')} by {model}, {counted(calls, 'call')} to make")
     if preview:
         return None
-    if asks and not typer.confirm("Have them written?", err=True):
-        raise typer.Exit
+    if asks:
+        _confirm("Have them written?")
     with phases() as on_phase:
         rewordings = reword(clusters, writer(), ledger, settings, on_progress=partial(on_phase, "write"))
     if not quiet:
         dedupe_text.wordings(rewordings)
-    if asks and not typer.confirm("Merge so?", err=True):
-        raise typer.Exit
+    if asks:
+        _confirm("Merge so?")
     return rewordings
+
+
+def _confirm(question: str) -> None:
+    if not typer.confirm(question, err=True):
+        note("nothing was changed")
+        raise typer.Exit

@@ -54,7 +54,7 @@ def wordings(written: Rewordings) -> None:
         typer.echo(f"for the cluster of {keep}, no wording: {one_line(reason)}")
 
 
-def merged(done: Merged, written: Rewordings | None) -> None:
+def merged(done: Merged, written: Rewordings | None, *, by_model: bool) -> None:
     if written is not None:
         tokens = f"{written.prompt_tokens:,} prompt tokens and {written.completion_tokens:,} of replies"
         typer.echo(f"{counted(written.calls, 'wording')}, {counted(written.calls_made, 'call')} made now ({tokens})")
@@ -68,7 +68,8 @@ def merged(done: Merged, written: Rewordings | None) -> None:
         return
     pairs = f"; pairs {done.pairs:,} -> {done.left_pairs:,}" if done.pairs else ""
     if done.revision is None:
-        typer.echo(f"preview: {_entries(done.superseded)} would be superseded{pairs}; nothing was changed")
+        most = "at most " if by_model else ""  # what the model leaves uncovered stays
+        typer.echo(f"preview: {most}{_entries(done.superseded)} would be superseded{pairs}; nothing was changed")
         return
     typer.echo(
         f"{_entries(done.superseded)} superseded{pairs}: revision {done.revision} "
