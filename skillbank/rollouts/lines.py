@@ -235,7 +235,7 @@ def _rows(file: Path) -> Iterator[Read]:
     damage = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError)
     try:
         with pq.ParquetFile(file, buffer_size=CHUNK_BYTES) as table:  # a buffer, or a whole column chunk is held
-            for batch in table.iter_batches(batch_size=BATCH_ROWS):
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):  # threads read ahead
                 for row in batch.to_pylist():
                     number += 1
                     size = sum(len(value) for value in row.values() if isinstance(value, str | bytes))
