@@ -6,7 +6,6 @@ vLLM lives in an environment of its own, so engine.py runs there, once a model.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,12 @@ from sgsd.models import ARENA, ARENA_BASE, load_student, merge_adapter
 from sgsd.prompts import plain_user_text, render
 from sgsd.score import ScoreRow, score
 
+from .conftest import environment
+
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning"),
 ]
-
-SETTINGS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: up in seconds, and nothing is left behind
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-
-
-@pytest.fixture(scope="module")
-def vllm_python(root: Path) -> Path:
-    """The interpreter that has vLLM; SGSD_VLLM=required, as CI sets it, fails without one where others are skipped."""
-    home = root / ".venv-vllm"
-    if not (home / ".sgsd-installed").exists():
-        refuse = pytest.fail if os.environ.get("SGSD_VLLM") == "required" else pytest.skip
-        refuse(f"no vLLM in {home.name}: run `make install-vllm`")
-    return home / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +61,9 @@ def by_vllm(python: Path, folder: Path, prompts: list[list[int]], sequences: lis
     (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
     script = Path(__file__).with_name("engine.py")
     command = [str(part) for part in (python, script, work / "request.json", work / "answer.json")]
-    # vLLM keeps its caches in the home folder: a test leaves nothing there
-    environment = (
-        os.environ | SETTINGS | {"VLLM_CACHE_ROOT": str(work / "cache"), "VLLM_CONFIG_ROOT": str(work / "config")}
+    done = subprocess.run(
+        command, cwd=work, env=environment(work), capture_output=True, text=True, check=False, timeout=300
     )
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((work / "answer.json").read_text(encoding="utf-8"))
 
