@@ -7,10 +7,10 @@ through. The rules are a table of small pure functions (`rules.py`); docs/guard.
 
 from __future__ import annotations
 
-from skillbank.guard.certify import certify, verify
+from skillbank.guard.certificate import certify, verify
 from skillbank.guard.evaluations import forget, register, registered
 from skillbank.guard.guard import Flagged, Guard, ScanReport
-from skillbank.guard.retract import retract
+from skillbank.guard.retraction import retract
 from skillbank.guard.rules import RULES
 
 __all__ = [

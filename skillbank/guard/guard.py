@@ -46,6 +46,8 @@ class Flagged(Record):
     kind: Kind
     rule: str
     reason: str
+    new: bool = True
+    """False when the entry had it already."""
 
 
 class ScanReport(Record):
@@ -55,13 +57,13 @@ class ScanReport(Record):
     """The one that it made; None when it flagged nothing or only previewed."""
     checked: int
     flagged: tuple[Flagged, ...]
-    """New flags."""
+    """All that is found and not released, whether found just now or before."""
     by_rule: dict[str, int]
-    """Of the new ones."""
+    """Of `flagged`."""
+    new: int
+    """Of `flagged`, those that the entries did not have yet."""
     quarantined: int
     """Entries that were active and are now in quarantine."""
-    known: int
-    """Flags found again that nobody released yet."""
     released: int
     """Flags found again that a person released: not raised."""
     skipped: int
@@ -109,29 +111,31 @@ class Guard:
     ) -> ScanReport:
         """Checks the entries that fit (all but retired ones), and flags and quarantines in one revision."""
         checked, new = 0, dict[int, tuple[Entry, list[Flag]]]()
-        again: Counter[bool] = Counter()
+        found: list[Flagged] = []
+        released = 0
         for entry, flags in self.findings(bank, where):
             checked += 1
             known = {(flag.rule, flag.reason): flag.released for flag in entry.flags}
-            again.update(known[flag.rule, flag.reason] for flag in flags if (flag.rule, flag.reason) in known)
             fresh = [flag for flag in flags if (flag.rule, flag.reason) not in known]
+            for flag in flags:
+                if known.get((flag.rule, flag.reason), False):
+                    released += 1
+                else:
+                    found.append(
+                        Flagged(entry=entry.id, kind=entry.kind, rule=flag.rule, reason=flag.reason, new=flag in fresh)
+                    )
             if fresh:
                 new[entry.id] = entry, fresh
         revision, skipped, quarantined = self._quarantine(bank, new, actor, reason, preview)
-        flagged = tuple(
-            Flagged(entry=entry.id, kind=entry.kind, rule=flag.rule, reason=flag.reason)
-            for entry, flags in new.values()
-            if entry.id not in skipped
-            for flag in flags
-        )
+        flagged = tuple(flag for flag in found if flag.entry not in skipped)
         return ScanReport(
             revision=revision,
             checked=checked,
             flagged=flagged,
             by_rule=_in_order(Counter(flag.rule for flag in flagged)),
             quarantined=quarantined,
-            known=again[False],
-            released=again[True],
+            new=sum(flag.new for flag in flagged),
+            released=released,
             skipped=len(skipped),
             evaluations=0 if self.evaluations is None else len(self.evaluations.problems),
             language=self.language,
@@ -142,8 +146,8 @@ class Guard:
     def _quarantine(
         self, bank: Bank, new: dict[int, tuple[Entry, list[Flag]]], actor: str, reason: str, preview: bool
     ) -> tuple[int | None, set[int], int]:
-        if not new:
-            return None, set(), 0
+        if preview or not new:
+            return None, set(), sum(entry.status == "active" for entry, _ in new.values())
         skipped: set[int] = set()
         with bank.change(actor=actor, reason=reason or "guard") as change:
             before = {row["id"]: row["status"] for row in change.load(new)}
@@ -155,8 +159,7 @@ class Guard:
             quarantined = sum(
                 before[i] == "active" and change.row(i)["status"] == "quarantined" for i in new if i not in skipped
             )
-            done = change.revision if change.events and not preview else None
-            change.abandoned = preview
+            done = change.revision if change.events else None
         return done, skipped, quarantined
 
     def findings(
