@@ -23,6 +23,8 @@ def folder(bank: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> P
     bank.close()
     monkeypatch.setenv("SGSD_BANK", str(bank.path))
     monkeypatch.setenv("USER", "ada")
+    for name in ("VISUAL", "EDITOR"):
+        monkeypatch.delenv(name, raising=False)
     return bank.path
 
 
@@ -77,8 +79,8 @@ def test_show_prints_evidence_status_and_history(folder: Path, run: Any, run_jso
         "zorp means double the first and add the second",
         "zorp taken as the sum of both",
         "evidence: 2 places",
-        "wrong    “so it is 3”",
-        "rollout p-zorp-wrong, characters 4 to 14; problem p-zorp",
+        "problem p-zorp\n    correct  “so it is 3”",
+        "    wrong    “so it is 3”\n             rollout p-zorp-wrong, characters 4 to 14 of unknown",
         "add  miner: rollouts.jsonl",
     ):
         assert expected in out
@@ -88,11 +90,12 @@ def test_show_prints_evidence_status_and_history(folder: Path, run: Any, run_jso
     assert shown["evidence"][0]["span"] == [4, 14]
     assert shown["history"][0]["op"] == "add"
     assert shown["usage"] == {"helpful": 0, "harmful": 0, "neutral": 0, "mean_support": None}
+    assert (shown["utility"], shown["retrieved"], shown["stands_for"]) == (None, True, [])
 
 
 def test_search_by_words_and_by_vectors(folder: Path, run: Any, run_json: Any) -> None:
     assert {entry["id"] for entry in run_json("search", "ZORP first")["entries"]} == {1, 2, 3}
-    assert run("search", "nothing like it")[1] == "no entry found; try --semantic\n"
+    assert run("search", "nothing like it")[1] == "no entry found; try --hybrid\n"
     near = run_json("search", "zorp", "--semantic", "--kind", "mistake", "--limit", 1)["entries"]
     assert near[0]["id"] == 2
     assert near[0]["cosine"] > 0.5
@@ -140,7 +143,7 @@ def test_edit_disable_enable_undo(folder: Path, run: Any, run_json: Any) -> None
     [
         (["show", 99], 1, "no entry 99"),
         (["disable", 1, 99], 1, "no entry 99"),
-        (["edit", 1], 2, "give a new text"),
+        (["edit", 1], 2, "there is no editor to write in: set EDITOR"),
         (["edit", 3, "--title", "x"], 1, "entry 3 is a pair"),
         (["undo", 7], 1, "no revision 7 to undo: the bank is at revision 1"),
         (["stats", "--bank", "nowhere"], 1, "no bank at nowhere: build one with"),

@@ -63,7 +63,7 @@ def _ask(bank: Bank, seen: Operation, where: str) -> None:
     """Shows what would happen and goes on only when somebody at a terminal agrees."""
     if not seen.changed:
         return
-    if not sys.stdin.isatty():
+    if not at_a_terminal():
         raise typer.BadParameter(
             f'{seen.action} would change {text.entries_count(seen.changed)} that fit "{where}" and nobody is there to '
             "ask: look with --preview, then add --yes",
@@ -72,3 +72,7 @@ def _ask(bank: Bank, seen: Operation, where: str) -> None:
     text.operation(seen, True, text.headlines_of(bank, seen), err=True)
     if not typer.confirm(f"{seen.action} {text.entries_count(seen.changed)}?", err=True):
         raise typer.Abort
+
+
+def at_a_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
