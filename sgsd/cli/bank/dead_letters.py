@@ -65,7 +65,7 @@ def dead_letters(
     with writing(bank) as opened, phases() as on_phase:
         ledger = Ledger(opened.db)
         name = model or _only_model(ledger)
-        before = sum(call.model == name for call in ledger.dead())
+        before = _retriable(ledger, name)
         mined: Sequence[Mined] = ()
         if before:
             writer = open_writer(
@@ -86,7 +86,7 @@ def dead_letters(
                     on_progress=lambda done: on_phase("retry", done, before),
                 )
             )
-        left = sum(call.model == name for call in ledger.dead())
+        left = _retriable(ledger, name)
     report = {
         "retried": before,
         "answered": before - left,
@@ -104,9 +104,14 @@ def _only_with_retry(**options: object) -> None:
             raise typer.BadParameter("only a retry calls a model: add --retry", param_hint=f"--{name}")
 
 
+def _retriable(ledger: Ledger, model: str) -> int:
+    """Dead letters that can be made again from the ledger alone; a merge is made again by merging again."""
+    return sum(call.model == model and call.call is not None for call in ledger.dead())
+
+
 def _only_model(ledger: Ledger) -> str:
     """The model whose dead letters there are. Raises ConfigError when there are several."""
-    models = sorted({call.model for call in ledger.dead()})
+    models = sorted({call.model for call in ledger.dead() if call.call is not None})
     if len(models) > 1:
         raise ConfigError(f"there are dead letters of {', '.join(models)}: choose one with --model")
     return models[0] if models else ""
@@ -131,11 +136,17 @@ def _print(dead: Sequence[FinishedCall]) -> None:
         typer.echo("no dead letters: every call of a model came to an end that could be used")
         return
     for call in dead[:SHOWN]:
-        rollouts = ", ".join(call.rollouts[:3]) + (f" and {len(call.rollouts) - 3} more" if call.rollouts[3:] else "")
-        typer.echo(f"{call.kind} from {rollouts} by {call.model}, {counted(call.attempts, 'attempt')}: {call.error}")
+        typer.echo(f"{call.kind}{_from(call)} by {call.model}, {counted(call.attempts, 'attempt')}: {call.error}")
     if len(dead) > SHOWN:
         typer.echo(f"... {len(dead) - SHOWN:,} more (--json shows all)")
     note(f"{counted(len(dead), 'dead letter')}; --retry makes these calls again")
+
+
+def _from(call: FinishedCall) -> str:
+    if not call.rollouts:
+        return ""
+    more = f" and {len(call.rollouts) - 3} more" if call.rollouts[3:] else ""
+    return f" from {', '.join(call.rollouts[:3])}{more}"
 
 
 def _print_retry(before: int, left: int) -> None:
