@@ -16,10 +16,12 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from skillbank.change import Check
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
 from skillbank.guard import Guard, register
 from skillbank.index import VectorIndex
+from skillbank.mine.answer import Mined
 from skillbank.mine.complete import Complete
 from skillbank.mine.contrast import MinedProblem, mine_problem
 from skillbank.mine.extract import ExtractSettings, ModelMiner
@@ -69,6 +71,16 @@ class Engine(Protocol):
         """`mine_problem` of every group."""
         ...
 
+    def extracts(
+        self, complete: Complete, settings: ExtractSettings, ledger: Ledger
+    ) -> Callable[[Groups], Iterator[Mined]]:
+        """What does as `ModelMiner.mine`."""
+        ...
+
+    def check(self, bank: Bank, harvest: Harvest) -> Check:
+        """The guard, for what the harvest will bring into the bank."""
+        ...
+
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
         """Gives every retrievable entry its vector."""
         ...
@@ -84,6 +96,14 @@ class Local:
 
     def contrasts(self, groups: Groups) -> Iterator[MinedProblem]:
         return map(mine_problem, groups)
+
+    def extracts(
+        self, complete: Complete, settings: ExtractSettings, ledger: Ledger
+    ) -> Callable[[Groups], Iterator[Mined]]:
+        return ModelMiner(complete, settings, ledger).mine
+
+    def check(self, bank: Bank, harvest: Harvest) -> Check:
+        return Guard(bank).check
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
         embed_missing(bank, embedder, on_progress)
@@ -128,7 +148,7 @@ def build_bank(
         with site.open_bank() as opened, closing(scratch(site.spool)) as connection:
             mining: Miner = Contrasting(where.contrasts)
             if complete is not None:
-                mining = Extracting(ModelMiner(complete, extract or ExtractSettings(), Ledger(opened.db)).mine)
+                mining = Extracting(where.extracts(complete, extract or ExtractSettings(), Ledger(opened.db)))
             build = Build(settings, where, mining, site, opened, connection, on_progress or _silent)
             report = build.run([Path(file) for file in rollouts])
         site.finish()
@@ -229,7 +249,8 @@ class Build:
         self.bank.record_problems(self.spool.problems())
         self.bank.record_rollouts(self._fates())
         reason = f"{self.miner.name} over {', '.join(file.name for file in files)}"
-        with self.bank.change(actor="miner", reason=reason, check=Guard(self.bank).check) as change:
+        check = self.engine.check(self.bank, self.harvest)
+        with self.bank.change(actor="miner", reason=reason, check=check) as change:
             add_mined(change, self.harvest.results())
 
     def _fates(self) -> Iterator[RolloutFate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +27,6 @@ from sgsd.cli.common import check_folder, emit, offline_without_network
 
 if TYPE_CHECKING:
     from skillbank.mine.build import Engine
-    from skillbank.mine.complete import Complete
     from skillbank.mine.extract import ExtractSettings
 
 Miner = Literal["contrast", "model"]
@@ -105,7 +105,7 @@ def build(
         )
     from skillbank.mine.build import build_bank
 
-    with phases() as on_phase:
+    with phases() as on_phase, _engine(engine) as where:
         report = build_bank(
             rollouts,
             bank,
@@ -116,7 +116,7 @@ def build(
             merge_cosine=merge_cosine,
             split=split,
             evaluations=evaluations or (),
-            engine=_engine(engine, writer),
+            engine=where,
             on_progress=on_phase,
         )
     emit(report, json, lambda: build_text.report(report))
@@ -138,18 +138,14 @@ def _extract(max_items: int, max_tokens: int, show_reference: bool, prompts: Seq
     )
 
 
-def _engine(name: EngineName, writer: Complete | None) -> Engine:
-    if name == "local":
-        from skillbank.mine.build import Local
+def _engine(name: EngineName) -> AbstractContextManager[Engine]:
+    if name == "ray":
+        from skillbank.mine.sharded import Sharded
 
-        return Local()
-    from skillbank.mine.sharded import Sharded
+        return Sharded()
+    from skillbank.mine.build import Local
 
-    from skillbank.mine.client import ChatClient
-
-    if writer is not None and not isinstance(writer, ChatClient):
-        raise typer.BadParameter("a model on a cluster is one behind servers: name one", param_hint="--endpoint")
-    return Sharded()
+    return nullcontext(Local())
 
 
 def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSettings, split: str, json: bool) -> None:
