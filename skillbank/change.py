@@ -306,6 +306,7 @@ class Change:
             self._remember_wording(row["kind"], columns["content_hash"], entry_id)
         if "superseded_by" in after:
             self.settling.relinked.add(entry_id)
+            self.settling.recount |= {before["superseded_by"]} - {None}
         if "evidence" in deltas:
             self.settling.recount.add(entry_id)
             if not written:
@@ -336,6 +337,10 @@ class Change:
 
     def note_retracted(self, op: Op, gone: Sequence[str], come: Sequence[str]) -> None:
         """Rollouts on which nothing may rest any more (`come`), or may again (`gone`)."""
+        held = places_of.retracted(self.db, [*gone, *come])
+        gone, come = [i for i in gone if i in held], [i for i in come if i not in held]
+        if not (gone or come):
+            return
         self.db.run_many(
             "INSERT INTO retractions VALUES (?, ?) ON CONFLICT DO UPDATE SET active = excluded.active",
             [(rollout_id, 0) for rollout_id in gone] + [(rollout_id, 1) for rollout_id in come],

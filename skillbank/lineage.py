@@ -47,6 +47,11 @@ def supersede(change: Change, entry_id: int, by: int) -> None:
             f"{old['kind']} {entry_id} cannot be superseded by {new['status']} {new['kind']} {by}: "
             f"name another {old['kind']} that is not superseded itself"
         )
+    for row in (old, new):
+        if row["withdrawn"]:
+            raise InvalidEntry(
+                f"the addition of {row['kind']} {row['id']} was undone: bring it back before it is merged"
+            )
     if old["pinned"]:
         raise InvalidEntry(f"{old['kind']} {entry_id} is pinned and cannot be superseded by {by}: unpin it first")
     change.apply(entry_id, "supersede", {"status": "superseded", "superseded_by": by})
@@ -144,8 +149,14 @@ def retract(change: Change, rollout_ids: Iterable[str]) -> Retracted:
     fresh = sorted(set(json.loads(named)) - held)
     if fresh:
         change.note_retracted("retract", [], fresh)
+    return Retracted(rollouts=len(fresh), **take_out(change, json.loads(named)).model_dump(exclude={"rollouts"}))
+
+
+def take_out(change: Change, rollout_ids: Iterable[str]) -> Retracted:
+    """Takes the places in retracted rollouts out of use, and with them what rests on nothing else."""
     rows = change.db.rows(
-        f"SELECT id, entry_id FROM evidence WHERE active AND rollout_id {among} ORDER BY id", (named,)
+        "SELECT id, entry_id FROM evidence WHERE active AND rollout_id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps(sorted(rollout_ids)),),
     )
     owners = list(dict.fromkeys(row["entry_id"] for row in rows))
     change.drop_evidence([row["id"] for row in rows])
@@ -157,7 +168,7 @@ def retract(change: Change, rollout_ids: Iterable[str]) -> Retracted:
         revived += _let_go(change, entry_id, set(bare))
     flagged, emptied = _question_wordings(change, heads, set(bare))
     return Retracted(
-        rollouts=len(fresh),
+        rollouts=0,
         places=len(rows),
         retired=(*bare, *emptied),
         revived=tuple(revived),
@@ -230,12 +241,12 @@ class Settling:
     relinked: set[int] = field(default_factory=set)
     """Entries whose `superseded_by` changed."""
     recount: set[int] = field(default_factory=set)
-    """Entries whose places changed."""
+    """Entries whose places changed, and those that something was merged into and is no more."""
 
     def settle(self, db: Database, touched: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Sets heads, counts and `retrievable`; the entries that leave retrieval, and those that join it."""
-        heads = self._relink(db)
-        self._count(db, self.recount | self.relinked | heads, touched)
+        self._relink(db)
+        self._count(db, self._above(db), touched)
         return _set_retrievable(db, touched)
 
     @staticmethod
@@ -245,17 +256,20 @@ class Settling:
         sql = f"SELECT EXISTS (SELECT 1 FROM entries WHERE retrievable AND {among})"
         return bool(db.value(sql, (json.dumps(sorted(entries)),)))
 
-    def _relink(self, db: Database) -> set[int]:
-        """The heads, old and new, of what was relinked or has new places."""
-        old = "SELECT DISTINCT coalesce(head, id) FROM entries WHERE id IN (SELECT value FROM json_each(?))"
-        named = json.dumps(sorted(self.relinked | self.recount))
-        heads = {row[0] for row in db.rows(old, (named,))}
+    def _relink(self, db: Database) -> None:
         for entry_id in sorted(self.relinked):
             head = _climb(db, entry_id)
-            heads.add(head)
             below = [row[0] for row in db.rows(f"{places.MERGED} SELECT id FROM merged", (entry_id,))]
             db.run_many("UPDATE entries SET head = nullif(?, id) WHERE id = ?", [(head, i) for i in below])
-        return heads
+
+    def _above(self, db: Database) -> set[int]:
+        """What was relinked or has other places, and all that stands for it, or did."""
+        sql = (
+            "WITH RECURSIVE up (id) AS (SELECT value FROM json_each(?)"
+            " UNION SELECT e.superseded_by FROM up JOIN entries e ON e.id = up.id WHERE e.superseded_by IS NOT NULL)"
+            " SELECT id FROM up"
+        )
+        return {row[0] for row in db.rows(sql, (json.dumps(sorted(self.relinked | self.recount)),))}
 
     def _count(self, db: Database, entries: set[int], touched: set[int]) -> None:
         named = json.dumps(sorted(entries))

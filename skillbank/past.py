@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from skillbank import lineage, places
 from skillbank.database import Database
 from skillbank.errors import InvalidEntry
 from skillbank.events import LISTS, State
@@ -36,17 +38,23 @@ def undo(change: Change, revision: int, *, skip_changed: bool) -> None:
         raise InvalidEntry(f"no revision {revision} to undo: the bank is at revision {change.revision - 1}")
     change.undoes = revision
     change.load(event["entry_id"] for event in events if event["entry_id"] is not None)
+    forbidden = _undo_retractions(change, [event for event in events if event["entry_id"] is None])
     for event in events:
-        after = json.loads(event["after"])
         if event["entry_id"] is None:
-            change.note_retracted("undo", after["retracted"], json.loads(event["before"])["retracted"])
             continue
+        after = json.loads(event["after"])
         row = change.row(event["entry_id"])
         before = None if event["before"] is None else json.loads(event["before"])
-        if not _stands(change, row, before, after):
+        retracted = places.forbidden(change.db, (before or {}).get("evidence", []))
+        if retracted or not _stands(change, row, before, after):
             if skip_changed:
                 change.skipped.append(row["id"])
                 continue
+            if retracted:
+                raise InvalidEntry(
+                    f"revision {revision} cannot be undone: entry {row['id']} would rest on {retracted[0]} again, "
+                    "which was retracted since; undo that one first"
+                )
             raise InvalidEntry(
                 f"revision {revision} cannot be undone: entry {row['id']} was changed again in revision "
                 f"{row['revision']}; undo that one first"
@@ -55,6 +63,17 @@ def undo(change: Change, revision: int, *, skip_changed: bool) -> None:
             _withdraw(change, row, "undo")
         else:
             _apply_inverse(change, row, before, after)
+    lineage.take_out(change, forbidden)
+
+
+def _undo_retractions(change: Change, events: Sequence[sqlite3.Row]) -> set[str]:
+    """Lifts retractions, or brings back those that were lifted, and returns the latter's rollouts."""
+    forbidden = set()
+    for event in events:
+        lifted, back = json.loads(event["after"])["retracted"], json.loads(event["before"])["retracted"]
+        change.note_retracted("undo", lifted, back)
+        forbidden |= set(back)
+    return forbidden
 
 
 def _stands(change: Change, row: Row, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
@@ -88,8 +107,8 @@ def checkout(change: Change, revision: int) -> None:
         raise InvalidEntry(f"no revision {revision} to check out: the bank has revisions 0 to {now}")
     nets = net_of(change.db, revision, now)
     retracted = nets.pop(None, None)
-    if retracted is not None:
-        change.note_retracted("checkout", *_swapped(retracted.lists["retracted"].delta()))
+    lifted, back = _swapped(retracted.lists["retracted"].delta()) if retracted is not None else ([], [])
+    change.note_retracted("checkout", lifted, back)
     rows = change.load(entry_id for entry_id in nets if entry_id is not None)
     for row in rows:
         net = nets[row["id"]]
@@ -99,6 +118,7 @@ def checkout(change: Change, revision: int) -> None:
             continue
         lists = {name: _swapped(items.delta()) for name, items in net.lists.items() if name != "flags"}
         change.apply(row["id"], "checkout", net.first, lists)
+    lineage.take_out(change, back)
 
 
 def _swapped(delta: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:

@@ -68,10 +68,23 @@ def allowed(db: Database, places: Sequence[Evidence]) -> list[Evidence]:
     """Without those in retracted rollouts, on which nothing may rest."""
     if not places or not db.value("SELECT EXISTS (SELECT 1 FROM retractions WHERE active)"):
         return list(places)
-    named = json.dumps(sorted({place.rollout_id for place in places}))
+    held = retracted(db, {place.rollout_id for place in places})
+    return [place for place in places if place.rollout_id not in held]
+
+
+def retracted(db: Database, rollout_ids: Iterable[str]) -> set[str]:
+    """Which of these rollouts are retracted."""
     sql = "SELECT rollout_id FROM retractions WHERE active AND rollout_id IN (SELECT value FROM json_each(?))"
-    retracted = {row[0] for row in db.rows(sql, (named,))}
-    return [place for place in places if place.rollout_id not in retracted]
+    return {row[0] for row in db.rows(sql, (json.dumps(sorted(set(rollout_ids))),))}
+
+
+def forbidden(db: Database, ids: Sequence[int]) -> list[str]:
+    """The retracted rollouts in which rows of evidence lie."""
+    sql = (
+        "SELECT DISTINCT x.rollout_id FROM evidence x JOIN retractions r ON r.rollout_id = x.rollout_id AND r.active"
+        " WHERE x.id IN (SELECT value FROM json_each(?)) ORDER BY 1"
+    )
+    return [row[0] for row in db.rows(sql, (json.dumps(list(ids)),))]
 
 
 def insert(db: Database, entry_id: int, places: Sequence[Evidence], *, wants_ids: bool) -> list[int]:
