@@ -279,7 +279,12 @@ class Change:
         `lists`: field -> (what goes, what comes). `written`: the evidence rows are set already.
         """
         row = self.row(entry_id)
-        deltas = self._effective(row, lists or {}, written=written)
+        deltas = {
+            name: delta if written and name == "evidence" else self._effective(row, name, *delta)
+            for name, delta in (lists or {}).items()
+            if delta[0] or delta[1]
+        }
+        deltas = {name: delta for name, delta in deltas.items() if delta[0] or delta[1]}
         columns: dict[str, Any] = {}
         for name in ("tags", "flags"):
             if name in deltas:
@@ -319,21 +324,10 @@ class Change:
         came = {name: list(delta[1]) for name, delta in deltas.items()}
         self._note(entry_id, op, before | gone_and_come, after | came)
 
-    def _effective(
-        self, row: Row, lists: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], *, written: bool
-    ) -> dict[str, tuple[list[Any], list[Any]]]:
+    def _effective(self, row: Row, name: str, gone: Sequence[Any], come: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Without what is gone or has come already: an event holds what it changed, so that its inverse is exact."""
-        deltas = {}
-        for name, (gone, come) in lists.items():
-            if name != "evidence":
-                items = json.loads(row[name])
-            elif written or not (gone or come):
-                deltas[name] = list(gone), list(come)
-                continue
-            else:
-                items = places_of.in_use(self.db, [*gone, *come])
-            deltas[name] = [item for item in gone if item in items], [item for item in come if item not in items]
-        return {name: delta for name, delta in deltas.items() if delta[0] or delta[1]}
+        items = places_of.in_use(self.db, [*gone, *come]) if name == "evidence" else json.loads(row[name])
+        return [item for item in gone if item in items], [item for item in come if item not in items]
 
     def note_retracted(self, op: Op, gone: Sequence[str], come: Sequence[str]) -> None:
         """Rollouts on which nothing may rest any more (`come`), or may again (`gone`)."""

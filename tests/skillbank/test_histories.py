@@ -36,16 +36,11 @@ class Step:
     c: int
 
 
-STEPS = st.builds(
-    Step,
-    st.sampled_from(
-        "add_skill add_mistake add_pair edit status flag release tag untag pin unpin evidence drop supersede merge"
-        " merge_two split retract".split()
-    ),
-    SMALL,
-    SMALL,
-    SMALL,
+NAMES = (
+    *("add_skill", "add_mistake", "add_pair", "edit", "status", "flag", "release", "tag", "untag", "pin", "unpin"),
+    *("evidence", "drop", "supersede", "merge", "merge_two", "split", "retract"),
 )
+STEPS = st.builds(Step, st.sampled_from(NAMES), SMALL, SMALL, SMALL)
 
 
 def skill(n: int) -> Skill:
