@@ -2,7 +2,7 @@
 
 Every pair is compared, by multiplying blocks of rows. Where a few leading directions tell most pairs apart, these are
 compared first: with `r` the length of what the directions leave out of a vector, `a . b <= a' . b' + r_a r_b`
-(Cauchy-Schwarz), so what falls short of the bound need not be looked at in full. One core compares 400 million pairs a
+(Cauchy-Schwarz), so what falls short of the bound need not be looked at in full. One core compares 300 million pairs a
 second that way. Left out: searching for a query (index.py), and what is made of the pairs (cluster.py).
 """
 
@@ -26,6 +26,8 @@ HITS = 4_000_000
 """Neighbours held at a time; where a block has more, fewer rows are taken at once."""
 GATHERED = 16_384
 """Pairs whose vectors are looked up at a time."""
+DENSE = 0.01
+"""Of the pairs of a product, so many that pass the bound are multiplied in full at once."""
 
 WIDTHS = (64, 128, 256)
 """Columns of narrowed vectors: leading directions, and one for what they leave out."""
@@ -90,15 +92,19 @@ def _search(
     """The near pairs of rows start to stop and the rows before each; None when there are too many to hold."""
     import numpy as np
 
-    exact = narrow_NW is vectors_ND
-    bound = least if exact else least - 1e-5
     parts: list[tuple[Ints, Ints, Floats]] = []
     held = 0
     for left in range(0, stop, COLUMNS):
         right = min(left + COLUMNS, stop)
+        exact = narrow_NW is vectors_ND
         product = narrow_NW[start:stop] @ narrow_NW[left:right].T
-        hits = np.flatnonzero(product.ravel() >= bound)
-        rows, earlier = hits // (right - left) + start, hits % (right - left) + left
+        hits = np.flatnonzero(product.ravel() >= (least if exact else least - 1e-5))
+        if not exact and len(hits) > DENSE * product.size:  # so many are multiplied faster than looked up
+            exact = True
+            product = vectors_ND[start:stop] @ vectors_ND[left:right].T
+            hits = np.flatnonzero(product.ravel() >= least)
+        rows, earlier = np.divmod(hits, right - left)
+        rows, earlier = rows + start, earlier + left
         before = earlier < rows
         rows, earlier = rows[before], earlier[before]
         if exact:

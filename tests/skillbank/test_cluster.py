@@ -79,6 +79,7 @@ def test_narrowed_vectors_and_small_blocks_lose_no_pair(
     monkeypatch.setattr(neighbours, "SAMPLE", 300)
     monkeypatch.setattr(neighbours, "COLUMNS", 100)
     monkeypatch.setattr(neighbours, "GATHERED", 7)
+    monkeypatch.setattr(neighbours, "DENSE", 0.005)  # some products are looked up, some multiplied in full
     vectors = in_clumps(1500, 256, 0.2, low_rank=low_rank)
     assert neighbours._narrowed(vectors, min_cosine).shape == (1500, width)
     cosines = np.tril(vectors.astype(np.float64) @ vectors.T.astype(np.float64), -1)
