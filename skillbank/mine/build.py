@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = ["Build", "BuildReport", "BuildSettings", "Engine", "Local", "build_bank"]
+
 Progress = Callable[[str, int, int | None], None]
 """(phase, done, total or None when it is not known beforehand)"""
 MinerName = Literal["contrast", "model"]
