@@ -211,17 +211,15 @@ class _Import:
 
     def _known(self, kind: str, digest: str, nth: int) -> int | None:
         """The entry that the bank held before and that says so (the nth of them), or once said so."""
-        db = self.bank.db
-        said = "SELECT id FROM entries WHERE kind = ? AND content_hash = ? AND NOT withdrawn ORDER BY id"
-        ids = [row[0] for row in db.rows(said, (kind, digest)) if row[0] not in self._new]
-        if nth < len(ids):
-            return int(ids[nth])
-        once = (
-            "SELECT w.entry_id FROM wordings w JOIN entries e ON e.id = w.entry_id"
+        sql = (
+            "SELECT e.id, e.content_hash = w.content_hash AS says FROM wordings w JOIN entries e ON e.id = w.entry_id"
             " WHERE w.kind = ? AND w.content_hash = ? AND NOT e.withdrawn ORDER BY e.id"
         )
-        reworded = [row[0] for row in db.rows(once, (kind, digest)) if row[0] not in self._new]
-        return int(reworded[0]) if reworded and nth == 0 else None
+        rows = [row for row in self.bank.db.rows(sql, (kind, digest)) if row["id"] not in self._new]
+        says = [int(row["id"]) for row in rows if row["says"]]
+        if nth < len(says):
+            return says[nth]
+        return int(rows[0]["id"]) if rows and not says and nth == 0 else None
 
     def _take_pair(self, item: Item) -> None:
         skill, mistake = self._ids.get(str(item.skill)), self._ids.get(str(item.mistake))

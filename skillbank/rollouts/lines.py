@@ -234,8 +234,9 @@ def _rows(file: Path) -> Iterator[Read]:
     # What a damaged file makes pyarrow raise on the way from pages to Python values.
     damage = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError)
     try:
-        with pq.ParquetFile(file, buffer_size=CHUNK_BYTES) as table:  # a buffer, or a whole column chunk is held
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):  # threads read ahead
+        # What is read ahead stays in memory: a whole column chunk without a buffer, all of the file with a pre-buffer.
+        with pq.ParquetFile(file, buffer_size=CHUNK_BYTES, pre_buffer=False) as table:
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
                     size = sum(len(value) for value in row.values() if isinstance(value, str | bytes))

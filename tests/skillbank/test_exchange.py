@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from skillbank.errors import BankNotFound, InvalidEntry, InvalidOption, SkillBankError
-from skillbank.exchange import FORMATS, ImportReport, export_file, import_file
+from skillbank.exchange import FORMATS, ImportReport, export_file, import_file, reading
 from skillbank.exchange.items import item_of
 from skillbank.exchange.links import deepest_first
 from skillbank.guard import Guard
 from skillbank.query import Query
 from skillbank.records import Evidence, Flag, MinedEntry, Mistake, Pair, ProblemText, Provenance, Skill
-from skillbank.rollouts import Rejected
+from skillbank.rollouts import Rejected, lines
 from skillbank.store import Bank
 
 from .made_up import OPERATIONS, evidence, mined
@@ -407,7 +407,7 @@ def test_entries_that_stand_for_each_other_stand_for_none(tmp_path: Path) -> Non
         (None, BankNotFound, "no file at"),
         (b"", InvalidEntry, "is empty"),
         (b" \n", InvalidEntry, "is empty"),
-        (b"{\"a\": 1}", InvalidEntry, "holds no entry .1 records rejected, the first: 1 is no entry, kind must be"),
+        (b'{"a": 1}', InvalidEntry, "holds no entry .1 records rejected, the first: 1 is no entry, kind must be"),
         (b"SQLite format 3\x00" + b"\x00" * 100, InvalidEntry, "those of others are not opened"),
         (b"PAR1 rubbish PAR1", InvalidEntry, "damaged parquet"),
         (gzip.compress(json.dumps(GOOD).encode() * 1000)[:-20], InvalidEntry, "damaged gzip|cannot be read"),
@@ -511,3 +511,30 @@ def test_any_text_in_any_field_comes_back(tmp_path_factory: pytest.TempPathFacto
             assert (folder / f"one.{format}").read_bytes() == (folder / f"two.{format}").read_bytes()
     for line in (folder / "one.jsonl").read_bytes().splitlines():
         assert item_of(json.loads(line)).line().encode() == line
+
+
+def test_files_over_the_limits_are_refused(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_file(bank, tmp_path / "bank.jsonl", format="jsonl")
+    export_file(bank, tmp_path / "bank.json", format="sgsd")
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"\n" * 10 + json.dumps(GOOD).encode() + b" " * 50_000))
+    monkeypatch.setattr(reading, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 2000)
+    monkeypatch.setattr(lines, "MAX_BYTES", 5000)
+    with pytest.raises(InvalidEntry, match="larger than a JSON bank may be, 1,000 bytes: split it"):
+        take(bank, tmp_path / "bank.json")
+    with pytest.raises(InvalidEntry, match="holds more than 2,000 bytes of records: split it"):
+        take(bank, tmp_path / "bank.jsonl")
+    with pytest.raises(InvalidEntry, match="1 records rejected, the first: 11 is too long"):
+        take(bank, tmp_path / "bomb.gz")
+    assert bank.revision == 1
+
+
+def test_places_in_retracted_rollouts_stay_out(bank: Bank, tmp_path: Path) -> None:
+    with bank.change(actor="me") as change:
+        change.retract(["p-zorp-correct"])
+    with Bank.create(tmp_path / "other") as other:
+        other.add_mined([mined("zorp")], actor="miner")
+        export_file(other, tmp_path / "other.jsonl", format="jsonl")
+    report, _ = take(bank, tmp_path / "other.jsonl", trust=True)
+    assert report.rejected == {"evidence in a retracted rollout": 1}
+    assert bank.evidence(1) == []
