@@ -10,7 +10,6 @@ the same reason again.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from skillbank.guard.evaluations import index_of
 from skillbank.guard.language import majority_language
 from skillbank.guard.neighbours import Neighbours
 from skillbank.guard.rules import chosen, flags_of
+from skillbank.guard.surroundings import Surroundings, evidence_of
 from skillbank.query import Query
 from skillbank.records import Entry, Evidence, Flag, Kind, Mistake, Pair, Record, Skill
 
@@ -35,8 +35,6 @@ LANGUAGE_ENTRIES = 20
 LANGUAGE_SAMPLE = 1000
 MAX_SOURCES = 8
 """An entry that rests on more problems is general: their answers and numbers are no longer looked for in it."""
-MAX_QUOTES = 200
-"""Of a problem's attempts, looked at to tell an example from a lesson written for one problem."""
 
 
 class Flagged(Record):
@@ -100,11 +98,11 @@ class Guard:
         self._neighbours: Neighbours | None = None
         if embedder is not None and self.evaluations is not None and "evaluation_near" in self.rules:
             self._neighbours = Neighbours(self.evaluations.problems, embedder)
-        self._problems: dict[str, Source] = {}
+        self._around = Surroundings(self._bank)
 
     def check(self, content: Skill | Mistake, evidence: Sequence[Evidence] = ()) -> tuple[Flag, ...]:
         """The flags of a wording with what it rests on. What `add_mined(check=...)` calls."""
-        return tuple(flags_of(self._context(content, evidence), self.rules))
+        return tuple(flags_of(self._context(content, evidence, self._around), self.rules))
 
     def scan(
         self, bank: Bank, where: Query | None = None, *, actor: str, reason: str = "", preview: bool = False
@@ -167,65 +165,37 @@ class Guard:
     ) -> Iterator[tuple[Entry, tuple[Flag, ...]]]:
         """(entry, its flags as of now) of skills and mistakes that fit and are not retired. Changes nothing."""
         wanted = list(ids) if ids is not None else bank.ids(where or Query())
+        around = Surroundings(bank)
         for start in range(0, len(wanted), CHUNK):
             entries = [
                 entry
                 for entry in bank.entries(ids=wanted[start : start + CHUNK])
                 if entry.kind != "pair" and entry.status != "retired"
             ]
-            evidence = {entry.id: bank.evidence(entry.id) if entry.evidence_count else [] for entry in entries}
-            self._prepare(entries, evidence)
+            evidence = evidence_of(bank, [entry.id for entry in entries])
+            around.prepare(evidence.values())
+            self._embed(entries, evidence, around)
             for entry in entries:
                 assert not isinstance(entry.content, Pair)
-                yield entry, self.check(entry.content, evidence[entry.id])
+                context = self._context(entry.content, evidence[entry.id], around)
+                yield entry, tuple(flags_of(context, self.rules))
 
     # What a rule gets to see
 
-    def _context(self, content: Skill | Mistake, evidence: Sequence[Evidence]) -> Context:
-        problem_ids = list(dict.fromkeys(place.problem_id for place in evidence))
-        sources = tuple(self._source(problem_id) for problem_id in problem_ids)
-        few = sources if len(sources) <= MAX_SOURCES else tuple(s._replace(answers=()) for s in sources)
-        if len(few) == 1 and "problem_number" in self.rules:
-            few = (few[0]._replace(quotes=self._quotes(few[0].problem_id)),)
+    def _context(self, content: Skill | Mistake, evidence: Sequence[Evidence], around: Surroundings) -> Context:
+        problem_ids = dict.fromkeys(place.problem_id for place in evidence)
+        sources = tuple(around.source(problem_id) for problem_id in problem_ids)
+        if len(sources) > MAX_SOURCES:
+            sources = tuple(source._replace(answers=()) for source in sources)
         return Context(
             content=content,
             evidence=tuple(evidence),
-            sources=few,
-            guided=self._guided(evidence),
+            sources=sources,
+            guided=around.guided(evidence) if evidence and "guided" in self.rules else frozenset(),
             evaluations=self.evaluations,
             neighbours=tuple(self._near(content, sources)),
             language=self.language,
         )
-
-    def _source(self, problem_id: str) -> Source:
-        known = self._problems.get(problem_id)
-        if known is not None:
-            return known
-        problem = None if self._bank is None else self._bank.problem(problem_id)
-        answers = [] if problem is None or problem.reference is None else [problem.reference]
-        if self._bank is not None and not answers:
-            right = "problem_id = ? AND outcome = 'correct' AND answer IS NOT NULL"
-            sql = f"SELECT DISTINCT answer FROM rollouts WHERE {right} ORDER BY answer"
-            answers = [row[0] for row in self._bank.db.rows(sql, (problem_id,))]
-        source = Source(problem_id, None if problem is None else problem.problem, tuple(answers))
-        if source.problem is not None:  # one that is not in the bank yet may come later
-            if len(self._problems) >= 50_000:
-                self._problems.clear()
-            self._problems[problem_id] = source
-        return source
-
-    def _quotes(self, problem_id: str) -> tuple[str, ...]:
-        if self._bank is None:
-            return ()
-        sql = "SELECT DISTINCT quote FROM evidence WHERE active AND problem_id = ? ORDER BY quote LIMIT ?"
-        return tuple(row[0] for row in self._bank.db.rows(sql, (problem_id, MAX_QUOTES)))
-
-    def _guided(self, evidence: Sequence[Evidence]) -> frozenset[str]:
-        if self._bank is None or not evidence or "guided" not in self.rules:
-            return frozenset()
-        named = json.dumps(sorted({place.rollout_id for place in evidence}))
-        sql = "SELECT rollout_id FROM rollouts WHERE guided AND rollout_id IN (SELECT value FROM json_each(?))"
-        return frozenset(row[0] for row in self._bank.db.rows(sql, (named,)))
 
     def _near(self, content: Skill | Mistake, sources: Sequence[Source]) -> Iterator[Neighbour]:
         if self._neighbours is None:
@@ -235,12 +205,13 @@ class Guard:
             if source.problem:
                 yield from self._neighbours.near(f"source problem {source.problem_id}", source.problem)
 
-    def _prepare(self, entries: Sequence[Entry], evidence: dict[int, list[Evidence]]) -> None:
+    def _embed(self, entries: Sequence[Entry], evidence: dict[int, list[Evidence]], around: Surroundings) -> None:
+        """Embeds at once what `_near` will ask for."""
         if self._neighbours is None:
             return
         texts = [entry.content.text() for entry in entries if not isinstance(entry.content, Pair)]
         ids = {place.problem_id for places in evidence.values() for place in places}
-        texts += [problem for problem_id in sorted(ids) if (problem := self._source(problem_id).problem)]
+        texts += [problem for problem_id in sorted(ids) if (problem := around.source(problem_id).problem)]
         self._neighbours.prepare(texts)
 
 

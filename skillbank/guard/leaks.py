@@ -347,6 +347,4 @@ def guided(content: Content, context: Context) -> Iterator[Flag]:
     """Mined from rollouts whose prompt contained skills: the bank would learn its own words."""
     rollouts = {place.rollout_id for place in context.evidence}
     if rollouts and rollouts <= context.guided:
-        first = min(rollouts)
-        more = f" and {len(rollouts) - 1} more" if len(rollouts) > 1 else ""
-        yield Flag(rule="guided", reason=f"rests only on rollouts whose prompt held skills: {first}{more}")
+        yield Flag(rule="guided", reason="rests only on rollouts whose prompt held skills")

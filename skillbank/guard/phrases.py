@@ -304,9 +304,9 @@ CYRILLIC = re.compile(
 
 # ---------------------------------------------------------------------------------------------------------------- roles
 
-_BEING = r"(?:model|assistant|ai|bot|chat ?bot|agent|dan|tutor|pirate|hacker|admin|administrator|root|terminal|shell"
+_BEING = r"(?:model|assistant|ai|bot|chat ?bot|agent|dan|tutor|pirate|hacker|admin|administrator|terminal|shell"
 _BEING += (
-    r"|character|persona|jailbreak|operator|human|person|robot|developer|system|interpreter|gpt\w*|claude|teacher)"
+    r"|character|persona|jailbreak|operator|human|person|robot|developer|interpreter|gpt\w*|claude|teacher)"
 )
 ROLE_WORDS = _set(
     "system assistant user human ai developer tool you re pretend imagine sorry cannot can won mode anything act"
@@ -322,7 +322,7 @@ ROLES = tuple(
         r"(?:\]|\)|\*\*)? ?:(?!=)",
         r"(?:^|[.!?:\n] ?)\[(?:system|assistant|user|developer)\]",
         rf"\byou(?:'re| are) (?:now|no longer|henceforth|hereby|from now on|actually"
-        rf"|secretly)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
+        rf"|secretly)\b(?! left| ready| able| done)[^.!?\n]{{0,30}}?\b{_BEING}\b",
         r"\byou(?:'re| are) (?:now )?(?:in|entering) (?:\w+ )?(?:developer|debug|god|admin|jailbreak|dan"
         r"|unrestricted) mode",
         rf"\b(?:act|behave|respond|speak|roleplay|role-play|work|operate) (?:as|like)\b[^.!?\n]{{0,30}}?\b{_BEING}\b",
