@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from sgsd.config import SamplingConfig
@@ -38,6 +38,10 @@ class LocalModel:
     @property
     def concurrency(self) -> int:
         return self._batch_size
+
+    @property
+    def notices(self) -> Mapping[str, int]:
+        return {}
 
     async def __aenter__(self) -> Self:
         self._more = asyncio.Event()

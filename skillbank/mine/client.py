@@ -5,7 +5,9 @@ reply in time, a reply that is none) is tried again, at the next endpoint if the
 endpoint rest. The key comes from an environment variable and goes nowhere but into the header.
 
 Structured output is asked for as `json_schema`. A server that answers 400 or 422 to it, and never accepted it before,
-is asked for `json_object`, then for plain text; the prompt names the format in any case, and `notices` tells.
+is asked for `json_object`, then for plain text; the prompt names the format in any case, and `notices` tells. A small
+model under a schema may fill its reply with blank lines, which JSON allows: vLLM's server forbids them when started
+with `--structured-outputs-config '{"disable_any_whitespace": true}'`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -122,8 +124,7 @@ class ChatClient:
         rng: random.Random | None = None,
     ) -> None:
         self.settings = settings
-        self.notices: Counter[str] = Counter()
-        """What went on beside the replies: attempts that failed by reason, formats that were refused."""
+        self._notices: Counter[str] = Counter()
         self._key = os.environ.get(settings.api_key_env, "").strip()
         if not self._key.isascii() or not self._key.isprintable():
             raise InvalidOption(f"the key in {settings.api_key_env} holds characters that no key has: set it anew")
@@ -139,6 +140,11 @@ class ChatClient:
     @property
     def concurrency(self) -> int:
         return self.settings.concurrency
+
+    @property
+    def notices(self) -> Mapping[str, int]:
+        """Attempts that were made again, by reason, and formats that a server refused."""
+        return dict(+self._notices)
 
     async def __aenter__(self) -> Self:
         import httpx2
@@ -172,7 +178,7 @@ class ChatClient:
             try:
                 return await self._ask(endpoint, request)
             except _TryAgain as failure:
-                self.notices[f"tried again: {failure.reason}"] += attempt < attempts
+                self._notices[f"tried again: {failure.reason}"] += attempt < attempts
                 failures[failure.reason] += 1
                 last = failure
             wait_s = backoff_s(attempt, self.settings.longest_backoff_s, self._rng)
@@ -229,7 +235,7 @@ class ChatClient:
         endpoint.accepted.add(form)
         if form in endpoint.formats and form != endpoint.formats[0]:
             for refused in endpoint.formats[: endpoint.formats.index(form)]:
-                self.notices[f"{endpoint.url} refuses response_format {refused}: asked for {form}"] += 1
+                self._notices[f"{endpoint.url} refuses response_format {refused}: asked for {form}"] += 1
             endpoint.formats = endpoint.formats[endpoint.formats.index(form) :]
 
     async def _post(self, endpoint: _Endpoint, request: Request, form: str) -> _Answer:

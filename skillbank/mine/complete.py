@@ -7,7 +7,7 @@ out: streaming, tools, several choices a call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field
@@ -69,6 +69,11 @@ class Complete(Protocol):
         """How many requests it is worth giving it at once."""
         ...
 
+    @property
+    def notices(self) -> Mapping[str, int]:
+        """What went on beside the replies, such as repeated attempts, counted by reason since it was made."""
+        ...
+
     async def __call__(self, request: Request) -> Reply: ...
 
     async def __aenter__(self) -> Self: ...
@@ -90,6 +95,10 @@ class FromFunction:
     @property
     def concurrency(self) -> int:
         return self._concurrency
+
+    @property
+    def notices(self) -> Mapping[str, int]:
+        return {}
 
     async def __aenter__(self) -> Self:
         self._slots = asyncio.Semaphore(self._concurrency)
