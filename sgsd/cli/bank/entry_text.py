@@ -132,8 +132,10 @@ def _words(text: str, *, last: bool) -> str:
     """The words next to a quote, none of them cut."""
     if not text.strip():
         return ""
+    from skillbank.view import CONTEXT
+
     words = text.split(" ")
-    if len(text) >= 160:
+    if len(text) >= CONTEXT:
         words = words[1:] if last else words[:-1]
         return f"…{' '.join(words)}" if last else f"{' '.join(words)}…"
     return text
