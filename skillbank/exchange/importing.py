@@ -125,6 +125,8 @@ class _Import:
                 self._take_pair(item)
         self._link(items)
         self._check_any()
+        rests = "SELECT count(*) FROM evidence WHERE active AND entry_id IN (SELECT value FROM json_each(?))"
+        self.evidence += int(self.bank.db.value(rests, (json.dumps(sorted(self._new)),)))
         if opened.record is not None:
             sgsd.keep_metadata(self.bank, opened.record, opened.ignored)
         if change.refused_evidence:
@@ -269,7 +271,6 @@ class _Import:
         self._ids[str(item.ref)] = entry_id
         self._new.add(entry_id)
         self.added[item.kind] += 1
-        self.evidence += 0 if item.kind == "pair" else len(self._change.evidence_of(entry_id))
         row = self._change.row(entry_id)
         self.quarantined += row["status"] == "quarantined"
         self.flags.update({flag["rule"] for flag in json.loads(row["flags"]) if not flag["released"]})
