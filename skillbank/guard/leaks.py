@@ -254,6 +254,7 @@ def _general(number: str) -> bool:
 
 
 _RESULT_BEFORE = re.compile(r"(?:=|≡|\\equiv)\s*[$€£({]*\s*-?\s*$")
+_COMPUTED_BEFORE = re.compile(r"(?:[+\-*/×·÷−]|\bx\b|\\times|\\cdot)[^=]{0,25}=\s*[$€£]?\s*$")
 _ANSWER_BEFORE = re.compile(
     r"(?:\b(?:answer|result|total|remainder|solution)\b(?:\s?[:=(]|\s(?:is|was|of|equals|must be|comes to))*\s?[$€£(]*"
     r"|\\boxed\s?\{\s?|\bmust be )$",
@@ -265,12 +266,13 @@ _GOES_ON = re.compile(r"\s*[$)}]*\s*(?:[+*/^×·÷<]|x \d|-\s*\d|\\times|\\cdot|
 def _as_result(text: str, start: int, end: int, given: bool) -> bool:
     """Whether a number stands as an outcome: in a box, as "the answer is", after `=` with the equation at its end.
 
-    One that the problem gives stands after `=` also where it was merely written down, so that does not count.
+    One that the problem gives stands after `=` also where it was merely written down: there it must have been computed.
     """
     before = text[max(0, start - 30) : start]
     if _GOES_ON.match(text, end) is not None:
         return False
-    return _ANSWER_BEFORE.search(before) is not None or (not given and _RESULT_BEFORE.search(before) is not None)
+    after_equals = _COMPUTED_BEFORE if given else _RESULT_BEFORE
+    return _ANSWER_BEFORE.search(before) is not None or after_equals.search(before) is not None
 
 
 def _stands_as_text(answer: str, text: str) -> tuple[int, int] | None:

@@ -305,9 +305,7 @@ CYRILLIC = re.compile(
 # ---------------------------------------------------------------------------------------------------------------- roles
 
 _BEING = r"(?:model|assistant|ai|bot|chat ?bot|agent|dan|tutor|pirate|hacker|admin|administrator|terminal|shell"
-_BEING += (
-    r"|character|persona|jailbreak|operator|human|person|robot|developer|interpreter|gpt\w*|claude|teacher)"
-)
+_BEING += r"|character|persona|jailbreak|operator|human|person|robot|developer|interpreter|gpt\w*|claude|teacher)"
 ROLE_WORDS = _set(
     "system assistant user human ai developer tool you re pretend imagine sorry cannot can won mode anything act"
     " behave respond"

@@ -20,16 +20,16 @@ _KINDS = {
     "self": r"i|i'm|i've|i'll|me|my",
     "orders": r"instructions?|directives?|orders|commands?|guidelines?|guidance|rules?|polic(?:y|ies)|protocols?"
     r"|restrictions?|checks|safeguards?|prohibitions?|task",
-    "machine": r"prompts?|system|developers?|admin|administrator|assistant|chatbot|ai|bot|llm|operator|persona"
-    "|role|mode"
-    r"|override|configuration|user (?:only|input|instructions?|messages?|commands?)|programmed|programming|wrapper",
+    "machine": r"prompts?|developers?|admin|administrator|assistants?|chatbots?|ai|bots?|llms?|language models?|filters"
+    r"|persona|override|configuration|user (?:only|input|instructions?|messages?|commands?)|programmed|programming"
+    r"|wrapper|system (?:messages?|prompts?|rules|instructions?)",
     "talk": r"messages?|conversation|chat|respond|response|responses|reply|output|outputs|say|said|told|print"
     "|words|context"
-    r"|contents|tell|reveal|repeat",
+    r"|contents|tell|reveal|repeat|translate|paragraph|preamble|verbatim",
     "cancel": r"ignor(?:e|es)|disregard(?:s|ing)?|forget|erase|deletes?|cancel|void|deprecated|revoked?|invalid"
     "|overrides?"
     r"|bypass(?:es)?|neglecting|never mind|overruled?|superseded?|abide|comply|obey|refuse|lifted|precedence|disables?"
-    r"|authori[sz]\w+|bound|confines|unlock\w*",
+    r"|authori[sz]\w+|confines|unlock\w*",
     "earlier": r"previous|previously|prior|earlier|above|before|initial|original|preceding|hidden|everything",
     "new": r"new|now|instead|henceforth|fresh|actually|following|from here",
     "goods": r"passwords?|credentials?|api|secrets?|database|e-?mails?|text message|tool|accounts?|confidential"
@@ -71,8 +71,14 @@ def addresses_model(content: Content, context: Context) -> Iterator[Flag]:
 
 def _is_order(kinds: set[str]) -> bool:
     about = kinds.intersection(_ABOUT)
-    if not about or len(kinds) < 3:
+    if not about:
+        return False
+    if len(about) >= 2 and ("address" in kinds or about >= {"machine", "orders"}):
+        return True
+    if len(kinds) < 3:
         return False
     if kinds & {"cancel", "goods"}:
         return len(kinds) >= 4 or bool(about & {"machine", "orders"})
-    return len(about) >= 2 and bool(kinds & {"address", "self", "new"})
+    return ("address" in kinds and bool(kinds & {"new", "earlier"})) or (
+        len(about) >= 2 and bool(kinds & {"self", "new"})
+    )
