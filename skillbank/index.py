@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WRITE_FROM = 1000
-"""Changed entries from which new files are written: reading the old ones and catching up would take longer."""
-WRITE_SHARE = 0.1
-"""The same as a share of all entries, which decides in a small bank."""
+WRITE_SHARE = 0.05
+"""Changed entries, as a share of all, from which new files are written: catching up takes as long as reading then."""
 REBUILD_SHARE = 0.5
 """Changed entries, as a share of all, from which an index is built anew and not changed entry by entry."""
 
@@ -134,7 +132,7 @@ class VectorIndex:
             return False
         behind = self._changed(self._written)
         entries = sum(index.count for index in self._indexes.values())
-        return behind is None or len(behind) >= min(WRITE_FROM, WRITE_SHARE * entries)
+        return behind is None or len(behind) >= WRITE_SHARE * entries
 
     def write(self) -> bool:
         """Writes the index as it is for the next reader. False, with the reason logged, where that cannot be done."""

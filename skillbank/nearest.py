@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import numpy as np
 
-BLAS_FROM_QUERIES = 16
-"""From this many queries on FAISS multiplies matrices; its default of 128,000 leaves batches up to 13 times slower."""
+BLAS_FROM_QUERIES = 12
+"""From this many queries on FAISS multiplies matrices, up to five times faster than one dot product after another.
+FAISS's own setting counts numbers, queries times dimensions, for the whole process: 128,000 by default."""
 APPROXIMATE_FROM = 2_000_000
 """Entries of a kind from which search is approximate: exact, one query takes 0.1 s there (docs/benchmarks.md)."""
 RECALL = 0.99
@@ -34,9 +35,6 @@ class Nearest:
     """Unit vectors under ids. Build it with `build`, or `read` what `write` has written."""
 
     def __init__(self, index: Any, *, probes: int = 0, recall: float | None = None) -> None:
-        import faiss
-
-        faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES
         self._index = index
         self.probes = probes
         """Lists that a search reads; 0 for exact search."""
@@ -45,11 +43,13 @@ class Nearest:
         self._sorted_ids_N: np.ndarray[Any, Any] | None = None
 
     @classmethod
-    def build(cls, ids_N: np.ndarray[Any, Any], vectors_ND: np.ndarray[Any, Any]) -> Self:
-        """An index of these vectors: approximate from APPROXIMATE_FROM on."""
+    def build(
+        cls, ids_N: np.ndarray[Any, Any], vectors_ND: np.ndarray[Any, Any], *, approximate: bool | None = None
+    ) -> Self:
+        """An index of these vectors: approximate from APPROXIMATE_FROM on, unless told."""
         import faiss
 
-        if len(ids_N) >= APPROXIMATE_FROM:
+        if approximate if approximate is not None else len(ids_N) >= APPROXIMATE_FROM:
             return cls._build_approximate(ids_N, vectors_ND)
         index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors_ND.shape[1]))
         index.add_with_ids(vectors_ND, ids_N)
@@ -67,7 +67,7 @@ class Nearest:
         index.cp.min_points_per_centroid = 1  # only a warning of FAISS's
         random = np.random.default_rng(count)
         some = np.sort(random.choice(count, size=min(count, TRAINING_ROWS * lists), replace=False))
-        made = cls(index)  # sets FAISS for speed, which training wants too
+        made = cls(index)
         index.train(vectors_ND[some])
         index.add_with_ids(vectors_ND, ids_N)
         index.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]  # ids can be found, and let go
@@ -81,7 +81,8 @@ class Nearest:
         import faiss
 
         depth = min(RECALL_DEPTH, len(ids_N))
-        _, rows_QK = faiss.knn(queries_QD, vectors_ND, depth, metric=faiss.METRIC_INNER_PRODUCT)
+        with _set_for_speed(len(queries_QD), vectors_ND.shape[1]):
+            _, rows_QK = faiss.knn(queries_QD, vectors_ND, depth, metric=faiss.METRIC_INNER_PRODUCT)
         exact_QK = ids_N[rows_QK]
         self.probes = 1
         while True:
@@ -137,7 +138,7 @@ class Nearest:
         if self.approximate:
             cosines_ND, ids_ND = self._search_lists(queries_ND, depth)
         else:
-            with _lone_thread(len(queries_ND)):
+            with _set_for_speed(len(queries_ND), self.dim):
                 cosines_ND, ids_ND = self._index.search(queries_ND, depth)
         order_ND = np.lexsort((ids_ND, -cosines_ND), axis=1)
         return np.take_along_axis(cosines_ND, order_ND, axis=1), np.take_along_axis(ids_ND, order_ND, axis=1)
@@ -208,27 +209,29 @@ def recall(exact_QK: np.ndarray[Any, Any], found_QK: np.ndarray[Any, Any]) -> fl
 
 
 def _between(vectors_QD: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Queries as problems are: near an entry, but not one; cosine about 0.7 to the vectors given."""
+    """Queries as problems are: near an entry, but not one; cosine about 0.5 to the vectors given."""
     import numpy as np
 
     noise_QD = random.standard_normal(vectors_QD.shape, dtype=np.float32)
     noise_QD /= np.linalg.norm(noise_QD, axis=1, keepdims=True)
-    queries_QD = vectors_QD + noise_QD
+    queries_QD = vectors_QD + 1.7 * noise_QD
     norms_Q1 = np.linalg.norm(queries_QD, axis=1, keepdims=True)
     return np.ascontiguousarray(queries_QD / np.where(norms_Q1 > 0, norms_Q1, 1), dtype=np.float32)
 
 
 @contextmanager
-def _lone_thread(queries: int) -> Iterator[None]:
-    """One thread for one query: FAISS shares out queries, and a team of threads around one of them halves its speed."""
+def _set_for_speed(queries: int, dim: int) -> Iterator[None]:
+    """FAISS multiplies matrices for many queries, and one query gets one thread: FAISS shares out queries among
+    threads, and a team of them around a single one halves its speed."""
     import faiss
 
     threads = faiss.omp_get_max_threads()
-    if queries > 1 or threads == 1:
-        yield
-        return
-    faiss.omp_set_num_threads(1)
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * dim
+    if queries == 1:
+        faiss.omp_set_num_threads(1)
     try:
         yield
     finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
         faiss.omp_set_num_threads(threads)
