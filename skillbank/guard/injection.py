@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 
 from skillbank.guard.context import Content, Context
-from skillbank.guard.phrases import CYRILLIC, FOREIGN, NOT_ORDERED, OVERRIDES, ROLE_WORDS, ROLES, SQUEEZED, STEMS
+from skillbank.guard.foreign import CYRILLIC, FOREIGN, STEMS
+from skillbank.guard.phrases import NOT_ORDERED, OVERRIDE_WORDS, OVERRIDES, ROLE_WORDS, ROLES, SQUEEZED
 from skillbank.guard.text import excerpt
 from skillbank.records import Flag
 
@@ -52,8 +53,9 @@ _SPELT = {
 def override(content: Content, context: Context) -> Iterator[Flag]:
     """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to show its prompt."""
     view = context.plain
+    here = context.words & OVERRIDE_WORDS
     for wanted, pattern in OVERRIDES:
-        if not all(words & context.words for words in wanted):
+        if any(map(here.isdisjoint, wanted)):
             continue
         for match in pattern.finditer(view):
             if not NOT_ORDERED.search(view, max(0, match.start() - 25), match.start()):

@@ -46,17 +46,30 @@ _SPELT = re.compile(
     rf" ?(?:{_SURE}|{_WORDY})\b"
 )
 
-_MAYBE_URL = re.compile(
-    r"[a-z0-9\-]{2}\.[a-z]{2}|\b[a-z]\.com?\b|\d\.\d+\.\d|: ?/|//|www|localhost|\bdot\b"
-    r"|[\[({] ?(?:\.|dot)|script ?:|data:|[0-9a-f]:[0-9a-f]+:"
+_SIGNS: tuple[str, ...] = (
+    "//",
+    "www",
+    "localhost",
+    " dot ",
+    "[dot",
+    "(dot",
+    "{dot",
+    "[.",
+    "(.",
+    "{.",
+    "[ .",
+    "( .",
+    "[ dot",
+    "( dot",
 )
-"""Looked for first: it is quick, and most texts have none."""
+_SIGNS += (": /", "script:", "script :", "data:")
+_DOTTED = re.compile(r"\.(?:[a-z]{2}|\d+\.\d)")
 
 
 def url(content: Content, context: Context) -> Iterator[Flag]:
     """Addresses on the web, however they are spelt."""
     view = context.plain
-    if _MAYBE_URL.search(view):
+    if _DOTTED.search(view) or view.count(":") > 4 or any(sign in view for sign in _SIGNS):
         for pattern in (_URL, _SPELT):
             for match in pattern.finditer(view):
                 if "@" not in view[max(0, match.start() - 1) : match.end()]:  # e-mail is another rule's

@@ -1,8 +1,8 @@
 """The phrases by which a text commands the model that reads it, as patterns over plain text (`text.plain`).
 
-English families are matched by verb, scope and object within a clause; other languages by their set phrases. Words that
-mathematics uses too (ignore, rule, condition, system, assume) count only with an object or a place that mathematics
-does not give them.
+Families are matched by verb, scope and object within a clause. Words that mathematics uses too (ignore, rule,
+condition, assume) count only with an object or a place that mathematics does not give them. `foreign.py` has other
+languages.
 """
 
 from __future__ import annotations
@@ -261,6 +261,7 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
     )
 )
 """(words of which each set must have one in the text, pattern): the sets are looked at first, as they are quick."""
+OVERRIDE_WORDS = frozenset(word for wanted, _ in OVERRIDES for words in wanted for word in words)
 SQUEEZED = re.compile(
     r"(?:ignore|disregard|forget|override|bypass)(?:all|any|the|every|of|your|my|these|those|each)*"
     r"(?:previous|prior|above|earlier|preceding|foregoing|system|initial|original|safety|your|existing)"
@@ -268,37 +269,6 @@ SQUEEZED = re.compile(
     r"|(?:ignore|disregard|forget|override)(?:all|any|the|your|of)*(?:instructions|prompt|guidelines)"
     r"(?:above|before|given|and|so)"
     r"|(?:reveal|print|repeat|show)(?:the|your|me)*(?:system|hidden)prompt"
-)
-FOREIGN = re.compile(
-    r"(?:ignor(?:a|ar|e|en|ad|emos) (?:tod\w+ )?(?:las|los|tus|sus|mis|cualquier)|olvid[ae]\w*|haz caso omiso"
-    r"|descarta\w*)\b[^.!?]{0,40}\b(?:instruc\w+|indicaci\w+|[oó]rdenes|reglas|mensajes|lo anterior)"
-    r"|(?:ignorier\w*|vergiss|vergesst|missachte\w*)\b[^.!?]{0,40}\b(?:anweisung\w*|befehl\w*|regeln|vorgaben"
-    r"|instruktion\w*|nachrichten)"
-    r"|(?:ignor(?:ez?|er|ons) (?:tou\w+ )?(?:les|tes|vos|ces|mes)|oubli\w+|ne (?:tiens|tenez) pas compte|ne"
-    r" (?:suis|suivez) pas|n[ée]glige\w*)\b[^.!?]{0,40}\b(?:consignes?"
-    r"|instructions?|directives|r[èe]gles|messages|qui pr[ée]c[èe]de)"
-    r"|(?:ignora(?:te|re)? (?:tutt\w )?(?:le|gli|i|tue|qualsiasi)|dimentica\w*|trascura\w*|non"
-    r" seguire)\b[^.!?]{0,40}\b(?:istruzioni|ordini|regole|indicazioni)"
-    r"|(?:ignor(?:e|a|ar|em) (?:tod\w+ )?(?:as|os|suas|tuas|quaisquer)|esque[cç]\w+"
-    r"|desconsider\w+)\b[^.!?]{0,40}\b(?:instru[cç]\w+|ordens|regras)"
-    r"|(?:negeer|vergeet)\b[^.!?]{0,40}\b(?:instructies|opdrachten|regels|aanwijzingen)"
-    r"|(?:zignoruj|ignoruj|zapomnij)\b[^.!?]{0,40}\b(?:instrukcj\w+|polece\w+|zasad\w*)"
-    r"|(?:önceki|yukarıdaki)[^.!?]{0,30}(?:talimat|komut)[^.!?]{0,20}(?:yok say|unut|dikkate alma)"
-    r"|(?:忽略|无视|無視|忘记|忘記|不要理会|不要遵守)[^。！？]{0,15}(?:指令|指示|提示|规则|規則|命令|说明)"
-    r"|(?:指示|命令|プロンプト|ルール)[^。！？]{0,12}(?:無視|忘れ)"
-    r"|(?:지시|명령|프롬프트|규칙)[^.!?]{0,12}(?:무시|잊)"
-    r"|(?:تجاهل|انس)[^.!?]{0,30}(?:التعليمات|الأوامر|القواعد)"
-    r"|(?:अनदेखा|नज़रअंदाज|भूल)[^.!?।]{0,20}(?:निर्देश)|(?:निर्देश)[^.!?।]{0,20}(?:अनदेखा|नज़रअंदाज|भूल)"
-)
-STEMS = re.compile(
-    r"[^\x00-\x7f]|ignor|olvid|omiso|descart|verg[ei]|missacht|oubli|compte|suiv|suis|neglig|dimentic|trascur|seguire"
-    r"|esquec|desconsid|negeer|zapomn"
-)
-"""Without one of these no foreign phrase is in a text: looked for first, as most texts have none."""
-CYRILLIC = re.compile(
-    r"(?:игнорир\w*|забудь\w*|не обращай\w* внимания|отмени\w*|пренебрег\w*|ігноруй\w*)[^.!?]{0,40}"
-    r"(?:инструкци\w*|указани\w*|правил\w*|команд\w*|інструкці\w*)",
-    re.IGNORECASE,
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from skillbank.errors import InvalidOption
-from skillbank.guard import contamination, encodings, injection, language, leaks, outside, signals
+from skillbank.guard import contamination, echoes, encodings, injection, language, leaks, outside, signals
 from skillbank.guard.context import Context, Rule
 from skillbank.records import Flag
 
@@ -32,8 +32,8 @@ RULES: dict[str, RuleEntry] = {
     ),
     "answer_value": RuleEntry(leaks.answer_value, 1, "the answer of a source problem"),
     "answer_phrase": RuleEntry(leaks.answer_phrase, 1, "an answer stated as such, talk of the ground truth"),
-    "problem_number": RuleEntry(leaks.problem_number, 1, "numbers of the one source problem, outside quotes"),
-    "guided": RuleEntry(leaks.guided, 1, "mined only from prompts that contained skills"),
+    "problem_number": RuleEntry(echoes.problem_number, 1, "numbers of the one source problem, outside quotes"),
+    "guided": RuleEntry(echoes.guided, 1, "mined only from prompts that contained skills"),
     "chat_template": RuleEntry(injection.chat_template, 1, "tokens of chat templates"),
     "override": RuleEntry(injection.override, 1, "orders to the model that reads it"),
     "addresses_model": RuleEntry(signals.addresses_model, 1, "the vocabulary of an order to a model"),
