@@ -24,6 +24,7 @@ from skillbank.mine.merging import merge_pairs
 from skillbank.mine.site import Site
 from skillbank.mine.spool import NO_PLACE, Spool, scratch
 from skillbank.records import Evidence, MinedEntry, MinedPair, Mistake, Rollout, Skill
+from skillbank.rollouts import write_rollouts
 from skillbank.store import Bank
 
 from .made_up import mined
@@ -220,8 +221,6 @@ build_bank([sys.argv[1]], sys.argv[2], on_progress=lambda phase, done, total: pr
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["read", "mine", "store", "embed", "index"])
 def test_killed_in_any_phase_and_begun_again_the_bank_is_the_same(tmp_path: Path, phase: str) -> None:
-    from skillbank.rollouts import write_rollouts
-
     file = tmp_path / "rollouts.jsonl"
     write_rollouts(file, [one for number in range(30) for one in (*both("zorp", number), *both("blick", number))])
     bank = tmp_path / "bank"
@@ -241,6 +240,61 @@ def test_killed_in_any_phase_and_begun_again_the_bank_is_the_same(tmp_path: Path
         path.name for path in (tmp_path / "unkilled").iterdir()
     )
     assert content(bank) == content(tmp_path / "unkilled")
+
+
+MODEL_BUILD = """
+import os, sys, time
+from skillbank.mine.build import build_bank
+from skillbank.mine.complete import FromFunction, Reply
+from skillbank.mine.ledger import Ledger
+
+SKILL = (
+    '{"skills": [{"title": "Recall", "principle": "Recall OP.", "when_to_apply": "With OP.",'
+    ' "evidence": [{"attempt": 1, "quote": "OP means"}]}]}'
+)
+
+def answer(request):
+    time.sleep(0.02)
+    operation = [name for name in ("zorp", "blick", "quam") if f"{name} 7" in str(request.messages)][0]
+    return Reply(text=SKILL.replace("OP", operation))
+
+record = Ledger.record
+def recorded(ledger, calls):
+    record(ledger, calls)
+    os.write(1, b"recorded\\n" * len(calls))  # in one piece, whatever thread
+Ledger.record = recorded
+build_bank([sys.argv[1]], sys.argv[2], miner="model", complete=FromFunction(answer, model="m", concurrency=3))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_build_killed_again_and_again_repeats_no_finished_call(tmp_path: Path) -> None:
+    file, bank = tmp_path / "rollouts.jsonl", tmp_path / "bank"
+    names = ("zorp", "blick", "quam")
+    write_rollouts(file, [rollout(names[number % 3], number, "correct") for number in range(40)])
+    finished = 0
+    for until in (4, 9, 1000):  # calls that are let finish before the next kill
+        command = [sys.executable, "-c", MODEL_BUILD, str(file), str(bank)]
+        seen = 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                seen += line == "recorded\n"
+                if seen >= until:
+                    process.kill()
+            process.wait()
+        if until == 1000:
+            assert (process.returncode, seen) == (0, 40 - finished)
+        else:
+            building = tmp_path / ".bank.building" / "bank" / "bank.sqlite"
+            with closing(sqlite3.connect(building)) as connection:
+                (known,) = connection.execute("SELECT count(*) FROM calls WHERE state = 'done'").fetchone()
+            assert finished + until <= known < 40
+            finished = known
+    command[-1] = str(tmp_path / "unkilled")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert content(bank) == content(tmp_path / "unkilled")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "rollouts.jsonl", "unkilled"]
 
 
 def content(bank: Path) -> list[tuple[object, ...]]:
