@@ -8,6 +8,7 @@ differ in ways that no list of words knows, and that is why duplicates are shown
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -67,8 +68,10 @@ OPPOSITES = tuple(
 
 class _Claims(NamedTuple):
     numbers: frozenset[str]
-    words: frozenset[str]
     negation: str | None
+    left: Mapping[int, str]
+    """Number of a pair of opposites -> the word, where it has one from the left side and none from the right."""
+    right: Mapping[int, str]
 
 
 def contradiction(one: Skill | Mistake, other: Skill | Mistake) -> str | None:
@@ -84,11 +87,10 @@ def contradiction(one: Skill | Mistake, other: Skill | Mistake) -> str | None:
         return f"one says {min(only_mine)}, the other {min(only_theirs)}"
     if (mine.negation is None) != (theirs.negation is None):
         return f"only one says {(mine.negation or theirs.negation)!r}"
-    for left, right in OPPOSITES:
-        for first, second in ((mine, theirs), (theirs, mine)):
-            says, denies = first.words & left, second.words & right
-            if says and denies and not first.words & right and not second.words & left:
-                return f"one says {min(says)!r}, the other {min(denies)!r}"
+    for one_way, other_way in ((mine.left, theirs.right), (mine.right, theirs.left)):
+        if both := one_way.keys() & other_way.keys():
+            pair = min(both)
+            return f"one says {one_way[pair]!r}, the other {other_way[pair]!r}"
     return None
 
 
@@ -101,6 +103,7 @@ def _claims(text: Skill | Mistake) -> _Claims:
     negation = _NEGATION.search(claim)
     return _Claims(
         numbers=frozenset(digits) | {_SPELT[word] for word in words if word in _SPELT},
-        words=words,
         negation=None if negation is None else negation[0].lower(),
+        left={n: min(words & one) for n, (one, other) in enumerate(OPPOSITES) if words & one and not words & other},
+        right={n: min(words & other) for n, (one, other) in enumerate(OPPOSITES) if words & other and not words & one},
     )

@@ -20,7 +20,7 @@ from skillbank.standing import Rows
 from skillbank.store import Bank
 from skillbank.vectors import Vectors, check_fingerprint, embed_missing
 
-FLOOR = 0.7
+FLOOR = 0.8
 """Pairs that are kept for the next look at the same bank are at least so near."""
 KEPT_BANKS = 4
 """Times kinds: so many banks' pairs are kept."""
@@ -258,7 +258,8 @@ class _Kept:
         assert self.pairs is not None
         if threshold < self.pairs.floor:
             return rows.cluster(threshold)
-        earlier = self.pairs.earlier([place[key] for key in keys], threshold)
+        earlier = list(self.pairs.earlier([place[key] for key in keys], threshold))
+        rows.read({row for near in earlier for row in (near.row, *near.earlier.tolist())})
         return complete_link(earlier, len(keys), absorbed=rows.absorbed, may_join=rows.may_join)
 
     def _grow(

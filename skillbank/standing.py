@@ -16,6 +16,7 @@ differ at all they differ in a word or two.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skillbank.cluster import Clustering, cluster
@@ -23,7 +24,7 @@ from skillbank.contradict import contradiction
 from skillbank.errors import BankCorrupt
 from skillbank.mine.merge import key_words
 from skillbank.neighbours import Progress
-from skillbank.query import retrievable
+from skillbank.query import AMONG, json_list, retrievable
 from skillbank.records import Kind, Mistake, Skill
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Rows:
 
     def __init__(self, bank: Bank, embedder: Embedder, kind: Kind, unsaved: Vectors) -> None:
         self.kind = kind
+        self._model: type[Skill] | type[Mistake] = Skill if kind == "skill" else Mistake
         self._bank, self._contents = bank, dict[int, Skill | Mistake]()
         source, parameters = retrievable(kind)
         table, where = source.split(" WHERE ")
@@ -109,7 +111,7 @@ class Rows:
                 vectors_ND[places.pop(chash)] = np.frombuffer(blob, dtype="<f4")
         # What is left was merged before this embedder was the bank's, or came after the others were embedded.
         if left := sorted(places):
-            texts = [self.content(self.rows[places[chash][0]].id).text() for chash in left]
+            texts = [self.content(places[chash][0]).text() for chash in left]
             for chash, vector_D in zip(left, embedder.encode_documents(texts), strict=True):
                 vectors_ND[places[chash]] = vector_D
         return vectors_ND
@@ -119,13 +121,18 @@ class Rows:
             self.vectors_ND, threshold, absorbed=self.absorbed, may_join=self.may_join, on_progress=on_progress
         )
 
-    def content(self, entry_id: int) -> Skill | Mistake:
-        known = self._contents.get(entry_id)
-        if known is None:
-            model = Skill if self.kind == "skill" else Mistake
-            body = self._bank.db.value("SELECT content FROM entries WHERE id = ?", (entry_id,))
-            known = self._contents[entry_id] = model.model_validate_json(body)
-        return known
+    def read(self, rows: Iterable[int]) -> None:
+        """Has the words of these rows at hand, where many are going to be compared."""
+        wanted = {self.rows[row].id for row in rows} - self._contents.keys()
+        sql = f"SELECT e.id, e.content FROM entries e WHERE {AMONG}"
+        for entry_id, body in self._bank.db.rows(sql, (json_list(sorted(wanted)),)):
+            self._contents[entry_id] = self._model.model_validate_json(body)
+
+    def content(self, row: int) -> Skill | Mistake:
+        entry_id = self.rows[row].id
+        if entry_id not in self._contents:
+            self.read([row])
+        return self._contents[entry_id]
 
     def may_join(self, row: int, member: int) -> bool:
         return self.against(row, member) is None
@@ -135,7 +142,7 @@ class Rows:
         one, better = self.rows[row], self.rows[other]
         if one.pinned and one.head is None:
             return "both are pinned"
-        mine, theirs = self.content(one.id), self.content(better.id)
+        mine, theirs = self.content(row), self.content(other)
         if (one.by_template or better.by_template) and key_words(mine) != key_words(theirs):
             return "mined by contrast, and their key words differ"
         return contradiction(theirs, mine)
