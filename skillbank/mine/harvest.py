@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import cast
 
 from skillbank.mine.merge import all_fields, plain
@@ -165,34 +166,32 @@ class Harvest:
         """The merged pairs, and the skills and mistakes alone, ordered by their texts.
 
         What rests on very many places comes in parts, one after the other, the same words with some of the places each.
+        Where findings of several writers merged, the first of their provenances stands for all.
         """
-        for merged, skill, mistake, origin in self.db.execute(
-            "SELECT id, skill, mistake, origin FROM merged ORDER BY id"
-        ):
-            provenance = self._provenance(merged)
-            skill_places, mistake_places = self._places(merged, "skill"), self._places(merged, "mistake")
+        rows = self.db.execute(
+            "SELECT m.id, m.origin, (SELECT min(provenance) FROM findings f WHERE f.merged = m.id),"
+            " s.one, s.two, s.three, w.one, w.two, w.three FROM merged m"
+            " LEFT JOIN wordings s ON s.id = m.skill LEFT JOIN wordings w ON w.id = m.mistake ORDER BY m.id"
+        )
+        for merged, origin, provenance, *fields in rows:
+            about = {"origin": origin, "provenance": _provenance(provenance)}
+            skill = None if fields[0] is None else to_content(SKILL, fields[:3])
+            mistake = None if fields[3] is None else to_content(MISTAKE, fields[3:])
+            places = [self._places(merged, side) for side in ("skill", "mistake")]
             first = True
             while True:
-                of_skill, of_mistake = _part(skill_places), _part(mistake_places)
+                of_skill, of_mistake = map(_part, places)
                 if not (first or of_skill or of_mistake):
                     break
                 first = False
-                if skill is not None and mistake is not None:
+                if isinstance(skill, Skill) and isinstance(mistake, Mistake):
                     yield MinedPair(
-                        skill=cast(Skill, self._content(skill)),
-                        mistake=cast(Mistake, self._content(mistake)),
-                        skill_evidence=of_skill,
-                        mistake_evidence=of_mistake,
-                        origin=origin,
-                        provenance=provenance,
+                        skill=skill, mistake=mistake, skill_evidence=of_skill, mistake_evidence=of_mistake, **about
                     )
                 else:
-                    yield MinedEntry(
-                        content=self._content(mistake if skill is None else skill),
-                        evidence=of_skill + of_mistake,
-                        origin=origin,
-                        provenance=provenance,
-                    )
+                    alone = mistake if skill is None else skill
+                    assert alone is not None
+                    yield MinedEntry(content=alone, evidence=of_skill + of_mistake, **about)
 
     def examples(self, count: int) -> tuple[Example, ...]:
         """The best-evidenced pairs, of different skills."""
@@ -219,11 +218,6 @@ class Harvest:
         ).fetchone()
         return to_content(side, fields)
 
-    def _provenance(self, merged: int) -> Provenance | None:
-        """That of its findings; the first where they differ."""
-        row = self.db.execute("SELECT min(provenance) FROM findings WHERE merged = ?", (merged,)).fetchone()
-        return None if row[0] is None else Provenance.model_validate_json(row[0])
-
     def _places(self, merged: int, side: str) -> sqlite3.Cursor:
         return self.db.execute(
             "SELECT rollout_id, problem_id, outcome, source, quote, start, stop FROM findings f"
@@ -231,6 +225,11 @@ class Harvest:
             " ORDER BY problem_id, rollout_id, coalesce(start, -1), coalesce(stop, -1), quote",
             (merged,),
         )
+
+
+@lru_cache(maxsize=64)
+def _provenance(text: str | None) -> Provenance | None:
+    return None if text is None else Provenance.model_validate_json(text)
 
 
 def _part(rows: sqlite3.Cursor) -> tuple[Evidence, ...]:
