@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from skillbank.errors import InvalidOption
 from skillbank.guard.contamination import EvaluationIndex
 from skillbank.guard.context import Context, Neighbour, Source
 from skillbank.guard.evaluations import index_of
@@ -88,8 +89,13 @@ class Guard:
         """`bank`: where problems, answers and the registry are looked up; a registry alone, or None, for texts by
         themselves. `language`: as `language.COMMON_WORDS` names it; by default that of the bank's entries.
 
-        Raises InvalidOption for an unknown rule.
+        Raises InvalidOption for an unknown rule, and for a lexical embedder: it matches words, not meaning, and would
+        put unrelated problems nearer than reworded ones.
         """
+        if embedder is not None and embedder.lexical:
+            raise InvalidOption(
+                "a lexical embedder cannot find reworded evaluation problems: give a model that knows meaning"
+            )
         self.rules = chosen(rules)
         self._bank = None if isinstance(bank, EvaluationIndex) else bank
         self.evaluations = bank if isinstance(bank, EvaluationIndex) else None if bank is None else index_of(bank)

@@ -46,23 +46,25 @@ _SPELT = re.compile(
     rf" ?(?:{_SURE}|{_WORDY})\b"
 )
 
-_SIGNS: tuple[str, ...] = (
-    "//",
-    "www",
-    "localhost",
-    " dot ",
-    "[dot",
-    "(dot",
-    "{dot",
-    "[.",
-    "(.",
-    "{.",
-    "[ .",
-    "( .",
-    "[ dot",
-    "( dot",
+_SIGNS = (
+    *(
+        "//",
+        ": /",
+        "www",
+        "localhost",
+        "script:",
+        "script :",
+        "data:",
+        " dot ",
+        "[dot",
+        "(dot",
+        "{dot",
+        "[ dot",
+        "( dot",
+    ),
+    *("[.", "(.", "{.", "[ .", "( ."),
 )
-_SIGNS += (": /", "script:", "script :", "data:")
+"""One of these, or a dot within a word, is in every address: looked for first, as most texts have none."""
 _DOTTED = re.compile(r"\.(?:[a-z]{2}|\d+\.\d)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from contextlib import suppress
@@ -143,15 +144,28 @@ def test_a_source_problem_is_known_by_its_text_whatever_its_id(bank: Bank, file:
     assert flags(bank, "Look again.", (place.model_copy(update={"problem_id": "q"}),)) == []
 
 
-def test_a_near_problem_is_found_by_an_embedder(bank: Bank, file: Path, embedder: Embedder) -> None:
+@pytest.fixture
+def model(embedder: Embedder) -> Embedder:
+    """The made-up bank's embedder, as if it knew meaning."""
+    model = copy.copy(embedder)
+    model.lexical = False
+    return model
+
+
+def test_a_lexical_embedder_is_refused(bank: Bank, embedder: Embedder) -> None:
+    with pytest.raises(InvalidOption, match="cannot find reworded evaluation problems"):
+        Guard(bank, embedder=embedder)
+
+
+def test_a_near_problem_is_found_by_an_embedder(bank: Bank, file: Path, model: Embedder) -> None:
     register(bank, file)
     reworded = Skill(title="Zorp", principle="zorp, what is the zorp of five, seven, modulo twenty-three")
     assert Guard(bank, rules=["evaluation_near"]).check(reworded) == ()
-    guard = Guard(bank, rules=["evaluation_near"], embedder=embedder)
+    guard = Guard(bank, rules=["evaluation_near"], embedder=model)
     (flag,) = guard.check(reworded)
     assert flag.reason.startswith("entry is near an evaluation problem: problem 2 of finals.jsonl (cosine 0.")
     assert guard.check(Skill(title="Lamps", principle="quite another thing altogether")) == ()
-    assert guard.scan(bank, actor="me", preview=True).embedder == embedder.describe()
+    assert guard.scan(bank, actor="me", preview=True).embedder == model.describe()
 
 
 def test_command_line(bank: Bank, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
