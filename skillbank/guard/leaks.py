@@ -206,9 +206,10 @@ def normal_number(number: str) -> str:
     return sign + (digits.lstrip("0") or "0")
 
 
-def numbers_of(text: str) -> set[str]:
+@lru_cache(maxsize=4096)
+def numbers_of(text: str) -> frozenset[str]:
     """The numbers of a text without their signs, in one spelling each."""
-    return {normal_number(match.group().lstrip("-")) for match in _NUMBERS.finditer(text)}
+    return frozenset(normal_number(match.group().lstrip("-")) for match in _NUMBERS.finditer(text))
 
 
 def answer_value(content: Content, context: Context) -> Iterator[Flag]:

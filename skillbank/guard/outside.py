@@ -47,22 +47,8 @@ _SPELT = re.compile(
 )
 
 _SIGNS = (
-    *(
-        "//",
-        ": /",
-        "www",
-        "localhost",
-        "script:",
-        "script :",
-        "data:",
-        " dot ",
-        "[dot",
-        "(dot",
-        "{dot",
-        "[ dot",
-        "( dot",
-    ),
-    *("[.", "(.", "{.", "[ .", "( ."),
+    *("//", ": /", "www", "localhost", "script:", "script :", "data:", " dot ", "[dot", "(dot", "{dot"),
+    *("[ dot", "( dot", "[.", "(.", "{.", "[ .", "( ."),
 )
 """One of these, or a dot within a word, is in every address: looked for first, as most texts have none."""
 _DOTTED = re.compile(r"\.(?:[a-z]{2}|\d+\.\d)")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_QUOTES = 200
 """Of a problem's attempts, looked at to tell an example from a lesson written for one problem."""
+KEPT = 50_000
+"""Problems kept between checks."""
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -24,13 +26,21 @@ class Surroundings:
     def __init__(self, bank: Bank | None) -> None:
         self._bank = bank
         self._sources: dict[str, Source] = {}
+        self._stated: dict[str, Source] = {}
         self._guided: dict[str, bool] = {}
 
     def source(self, problem_id: str) -> Source:
         """A problem with its answers, and what entries quote from attempts at it."""
-        if problem_id not in self._sources:
-            return self._look_up([problem_id])[problem_id]
-        return self._sources[problem_id]
+        if problem_id in self._sources:
+            return self._sources[problem_id]
+        stated = self._stated.get(problem_id)
+        if stated is None:
+            stated = self._look_up([problem_id])[problem_id]
+            if stated.problem is not None:  # one that is not in the bank yet may come later
+                if len(self._stated) >= KEPT:
+                    self._stated.clear()
+                self._stated[problem_id] = stated
+        return self._quoted({problem_id: stated})[problem_id]
 
     def guided(self, evidence: Sequence[Evidence]) -> frozenset[str]:
         """Those of the rollouts whose prompt contained skills."""
@@ -43,7 +53,7 @@ class Surroundings:
         """Looks everything up that these entries rest on, and forgets what it knew. For a bank that nobody changes
         meanwhile; entries that are being added are looked up one at a time, as they bring their evidence along."""
         places = [place for group in evidence for place in group]
-        self._sources = self._look_up(sorted({place.problem_id for place in places}))
+        self._sources = self._quoted(self._look_up(sorted({place.problem_id for place in places})))
         self._guided = self._look_up_guided({place.rollout_id for place in places})
 
     def _look_up(self, problem_ids: Sequence[str]) -> dict[str, Source]:
@@ -59,14 +69,17 @@ class Surroundings:
         for row in db.rows(f"SELECT DISTINCT problem_id, answer FROM rollouts WHERE {right} ORDER BY 1, 2", (without,)):
             source = found[row["problem_id"]]
             found[row["problem_id"]] = source._replace(answers=(*source.answers, row["answer"]))
-        for row in db.rows(
-            f"SELECT DISTINCT problem_id, quote FROM evidence WHERE active AND problem_id {_AMONG} ORDER BY 1, 2",
-            (named,),
-        ):
-            source = found[row["problem_id"]]
-            if len(source.quotes) < MAX_QUOTES:
-                found[row["problem_id"]] = source._replace(quotes=(*source.quotes, row["quote"]))
         return found
+
+    def _quoted(self, sources: dict[str, Source]) -> dict[str, Source]:
+        """With what entries quote from attempts at them, which grows while entries are added."""
+        if self._bank is None or not sources:
+            return sources
+        sql = f"SELECT DISTINCT problem_id, quote FROM evidence WHERE active AND problem_id {_AMONG} ORDER BY 1, 2"
+        quotes: dict[str, list[str]] = {}
+        for row in self._bank.db.rows(sql, (json.dumps(list(sources)),)):
+            quotes.setdefault(row["problem_id"], []).append(row["quote"])
+        return {i: source._replace(quotes=tuple(quotes.get(i, ())[:MAX_QUOTES])) for i, source in sources.items()}
 
     def _look_up_guided(self, rollout_ids: Iterable[str]) -> dict[str, bool]:
         found = dict.fromkeys(rollout_ids, False)
