@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,63 +30,55 @@ class NetChange(Record):
 
 
 def undo(change: Change, revision: int, *, skip_changed: bool) -> None:
-    events = change.db.rows(
-        "SELECT entry_id, before, after FROM events WHERE revision = ? ORDER BY id DESC", (revision,)
-    )
-    if not events:
+    nets = net_of(change.db, revision - 1, revision)
+    if not nets:
         raise InvalidEntry(f"no revision {revision} to undo: the bank is at revision {change.revision - 1}")
     change.undoes = revision
-    change.load(event["entry_id"] for event in events if event["entry_id"] is not None)
-    forbidden = _undo_retractions(change, [event for event in events if event["entry_id"] is None])
-    for event in events:
-        if event["entry_id"] is None:
-            continue
-        after = json.loads(event["after"])
-        row = change.row(event["entry_id"])
-        before = None if event["before"] is None else json.loads(event["before"])
-        retracted = places.forbidden(change.db, (before or {}).get("evidence", []))
-        if retracted or not _stands(change, row, before, after):
+    back = _undo_retractions(change, nets.pop(None, None), "undo")
+    rows = change.load(entry_id for entry_id in reversed(nets) if entry_id is not None)
+    for row in sorted(rows, key=lambda row: nets[row["id"]].added):  # what was added goes when nothing rests on it
+        net = nets[row["id"]]
+        obstacle = _obstacle(change, row, net, back)
+        if obstacle is not None:
             if skip_changed:
                 change.skipped.append(row["id"])
                 continue
-            if retracted:
-                raise InvalidEntry(
-                    f"revision {revision} cannot be undone: entry {row['id']} would rest on {retracted[0]} again, "
-                    "which was retracted since; undo that one first"
-                )
-            raise InvalidEntry(
-                f"revision {revision} cannot be undone: entry {row['id']} was changed again in revision "
-                f"{row['revision']}; undo that one first"
-            )
-        if before is None:
+            raise InvalidEntry(f"revision {revision} cannot be undone: {obstacle}; undo that one first")
+        if net.added:
             _withdraw(change, row, "undo")
         else:
-            _apply_inverse(change, row, before, after)
-    lineage.take_out(change, forbidden)
+            change.apply(row["id"], "undo", net.first, net.inverse())
+    lineage.take_out(change, back)
+    if not (change.events or change.skipped):
+        raise InvalidEntry(f"revision {revision} has left nothing that could be undone")
 
 
-def _undo_retractions(change: Change, events: Sequence[sqlite3.Row]) -> set[str]:
+def _undo_retractions(change: Change, net: Net | None, op: Literal["undo", "checkout"]) -> list[str]:
     """Lifts retractions, or brings back those that were lifted, and returns the latter's rollouts."""
-    forbidden = set()
-    for event in events:
-        lifted, back = json.loads(event["after"])["retracted"], json.loads(event["before"])["retracted"]
-        change.note_retracted("undo", lifted, back)
-        forbidden |= set(back)
-    return forbidden
+    lifted, back = ([], []) if net is None else net.inverse()["retracted"]
+    change.note_retracted(op, lifted, back)
+    return back
 
 
-def _stands(change: Change, row: Row, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
-    """Whether what an event set is still so."""
-    if before is None:
+def _obstacle(change: Change, row: Row, net: Net, back: Sequence[str]) -> str | None:
+    """Why what a revision did to an entry cannot be undone; None when all of it still stands."""
+    come = net.inverse()["evidence"][1] if "evidence" in net.lists and not net.added else []
+    retracted = [rollout for rollout in places.forbidden(change.db, come) if rollout not in back]
+    if retracted:
+        return f"entry {row['id']} would rest on {retracted[0]} again, which was retracted since"
+    if not _stands(change, row, net):
+        return f"entry {row['id']} was changed again in revision {row['revision']}"
+    return None
+
+
+def _stands(change: Change, row: Row, net: Net) -> bool:
+    """Whether what a revision set is still so."""
+    if net.added:
         superseding = "SELECT EXISTS (SELECT 1 FROM entries WHERE superseded_by = ?)"
         return not row["withdrawn"] and not change.db.value(superseding, (row["id"],))
-    return all(value_of(row, name) == after[name] for name in after if name not in (*LISTS, "version"))
-
-
-def _apply_inverse(change: Change, row: Row, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    values = {name: value for name, value in before.items() if name not in LISTS}
-    lists = {name: (after[name], before[name]) for name in after if name in LISTS}
-    change.apply(row["id"], "undo", values, lists)
+    if row["withdrawn"] and "status" in net.last and "withdrawn" not in net.last:
+        return False  # its addition was undone since: what status it had no longer matters
+    return all(value_of(row, name) == value for name, value in net.last.items() if name != "version")
 
 
 def _withdraw(change: Change, row: Row, op: Literal["undo", "checkout"]) -> None:
@@ -106,24 +97,16 @@ def checkout(change: Change, revision: int) -> None:
     if not 0 <= revision <= now:
         raise InvalidEntry(f"no revision {revision} to check out: the bank has revisions 0 to {now}")
     nets = net_of(change.db, revision, now)
-    retracted = nets.pop(None, None)
-    lifted, back = _swapped(retracted.lists["retracted"].delta()) if retracted is not None else ([], [])
-    change.note_retracted("checkout", lifted, back)
+    back = _undo_retractions(change, nets.pop(None, None), "checkout")
     rows = change.load(entry_id for entry_id in nets if entry_id is not None)
     for row in rows:
         net = nets[row["id"]]
-        if net.added:
-            if not row["withdrawn"]:
-                _withdraw(change, row, "checkout")
-            continue
-        lists = {name: _swapped(items.delta()) for name, items in net.lists.items() if name != "flags"}
-        change.apply(row["id"], "checkout", net.first, lists)
+        if not net.added:
+            lists = {name: delta for name, delta in net.inverse().items() if name != "flags"}
+            change.apply(row["id"], "checkout", net.first, lists)
+        elif not row["withdrawn"]:
+            _withdraw(change, row, "checkout")
     lineage.take_out(change, back)
-
-
-def _swapped(delta: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
-    gone, come = delta
-    return come, gone
 
 
 # ---------------------------------------------------------------------------------------------------------- net change
@@ -156,6 +139,10 @@ class Net:
     last: dict[str, Any] = field(default_factory=dict)
     """Field -> value after."""
     lists: dict[str, _Items] = field(default_factory=dict)
+
+    def inverse(self) -> dict[str, tuple[list[Any], list[Any]]]:
+        """List -> (what must go, what must come) to have it as before."""
+        return {name: (come, gone) for name, (gone, come) in ((n, items.delta()) for n, items in self.lists.items())}
 
 
 def net_of(db: Database, start: int, end: int) -> dict[int | None, Net]:

@@ -307,8 +307,8 @@ def test_a_change_of_the_bank_itself_is_told(bank: Bank) -> None:
     done = curate.undo(bank, actor="ada")
     assert changed(done) == [
         (None, "retracted", "p-zorp-correct", ""),
-        (1, "status", "retired", "active"),
         (1, "evidence", "", "1 place"),
+        (1, "status", "retired", "active"),
     ]
     assert done.entries == {"skill": 1}
 

@@ -208,6 +208,9 @@ class Histories(RuleBasedStateMachine):
     def undo_and_redo(self) -> None:
         """To the state before, and back to the very same."""
         before, after = self.states[-2:]
+        if before == after:  # what came went in the same revision
+            self.attempt(lambda: self.bank.undo(actor="me"))
+            return
         self.bank.undo(actor="me")
         self.states.append(state(self.bank))
         assert of_before(self.states[-1], before) == of_before(before, before)
@@ -235,7 +238,8 @@ class Histories(RuleBasedStateMachine):
         check_rows(self.bank.db, findings)
         check_ledgers(self.bank.db, findings)
         check_replay(self.bank.db, findings, lambda done: None)
-        assert [str(finding) for finding in findings.listed() if finding.severity == "error"] == []
+        errors = [str(finding) for finding in findings.listed() if finding.severity == "error"]
+        assert not errors, errors
         for entry in self.bank.entries():
             assert entry.evidence_count == len(self.bank.evidence(entry.id)), entry
 
