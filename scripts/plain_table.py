@@ -30,12 +30,16 @@ class PlainTable:
             """
         )
 
-    def search(self, text: str) -> list[tuple[int, Any]]:
-        match = " ".join(f'"{word}"' for word in text.split())
+    def search(self, text: str) -> list[int]:
+        """Ids of the best PAGE."""
+        sql = f"SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT {PAGE}"
+        return [row[0] for row in self.db.execute(sql, (_match(text),))]
+
+    def read(self, text: str) -> list[tuple[int, Any]]:
+        """The best PAGE, with what they say."""
         sql = "SELECT d.id, d.content FROM words JOIN docs d ON d.id = words.rowid WHERE words MATCH ?"
-        return [
-            (i, json.loads(content)) for i, content in self.db.execute(f"{sql} ORDER BY rank LIMIT {PAGE}", (match,))
-        ]
+        rows = self.db.execute(f"{sql} ORDER BY rank LIMIT {PAGE}", (_match(text),))
+        return [(i, json.loads(content)) for i, content in rows]
 
     def page(self, order: str, offset: int) -> list[tuple[int, Any]]:
         sql = f"SELECT id, content FROM docs ORDER BY {order} LIMIT ? OFFSET ?"
@@ -48,3 +52,7 @@ class PlainTable:
         self.db.execute("BEGIN IMMEDIATE")
         self.db.executemany("UPDATE docs SET status = ? WHERE id = ?", ((status, i) for i in ids))
         self.db.execute("COMMIT")
+
+
+def _match(text: str) -> str:
+    return " ".join(f'"{word}"' for word in text.split())

@@ -121,7 +121,11 @@ class VectorIndex:
         changed = 0
         for kind, (ids_N, vectors_ND) in loaded.items():
             gone_N = np.setdiff1d(np.array(ids, dtype=np.int64), ids_N)
-            changed += self._indexes[kind].drop(gone_N) + self._indexes[kind].put(ids_N, vectors_ND)
+            index = self._indexes[kind]
+            changed += index.drop(gone_N) + index.put(ids_N, vectors_ND)
+            if index.outgrown:
+                every_N = np.sort(index.ids())
+                self._indexes[kind] = Nearest.build(every_N, index.vectors(every_N))
         return changed
 
     def _stale(self, changed: int) -> bool:

@@ -16,6 +16,15 @@ from skillbank.query import SIDES, Query, json_list, match_expression, selection
 FIRST = 20
 """Skills and mistakes looked at in the first go, at least; each further one looks at four times as many."""
 LARGEST = 50_000
+_PAIRS = (
+    "WITH s AS (SELECT value FROM json_each(?)) "
+    + " UNION ALL ".join(
+        f"SELECT s.value, p.id AS pair FROM s CROSS JOIN entries p INDEXED BY pairs_by_{kind}"
+        f" ON p.kind = 'pair' AND p.{column} = s.value"
+        for kind, column in SIDES.items()
+    )
+    + " ORDER BY pair"
+)
 
 
 def by_relevance(
@@ -56,13 +65,8 @@ def _chunks(ids: Iterator[int], size: int) -> Iterator[list[int]]:
 def _pairs(db: Database, sides: list[int]) -> dict[int, list[int]]:
     """The pairs of each skill or mistake, by id."""
     found: dict[int, list[int]] = {}
-    for kind, column in SIDES.items():
-        for side, pair in db.rows(
-            f"SELECT s.value, p.id FROM json_each(?) s CROSS JOIN entries p INDEXED BY pairs_by_{kind}"
-            f" ON p.kind = 'pair' AND p.{column} = s.value ORDER BY p.id",
-            (json_list(sides),),
-        ):
-            found.setdefault(side, []).append(pair)
+    for side, pair in db.rows(_PAIRS, (json_list(sides),)):
+        found.setdefault(side, []).append(pair)
     return found
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BLAS_FROM_QUERIES = 12
 """From this many queries on FAISS multiplies matrices, up to five times faster than one dot product after another.
 FAISS's own setting counts numbers, queries times dimensions, for the whole process: 128,000 by default."""
-APPROXIMATE_FROM = 2_000_000
+APPROXIMATE_FROM = 1_000_000
 """Entries of a kind from which search is approximate: exact, one query takes 0.1 s there (docs/benchmarks.md)."""
 RECALL = 0.99
 """Share of the exact result that an approximate index finds when it is built."""
@@ -94,6 +94,11 @@ class Nearest:
     @property
     def approximate(self) -> bool:
         return self.recall is not None or self.probes > 0
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether it has become too large for exact search."""
+        return not self.approximate and self.count >= APPROXIMATE_FROM
 
     @property
     def count(self) -> int:

@@ -178,6 +178,22 @@ def test_files_are_written_when_much_has_changed(
     assert content(VectorIndex.open(adopted, embedder)) == content(index)
 
 
+def test_an_index_that_outgrows_exact_search_is_built_anew(
+    adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillbank.nearest.APPROXIMATE_FROM", 8)
+    index = VectorIndex.open(adopted, embedder)
+    assert not index.of("skill").approximate
+    adopted.add_mined([mined("gnarl")], actor="miner")
+    index.refresh()
+    assert not index.of("skill").approximate
+    adopted.add_mined([mined("plonk")], actor="miner")
+    index.refresh()
+    for following in (index, VectorIndex.open(adopted, embedder)):  # and so it is written and read
+        assert following.of("skill").approximate
+        assert content(following) == expected(adopted, embedder)
+
+
 def test_a_bank_of_another_history_is_not_caught_up_with(adopted: Bank, embedder: Embedder, tmp_path: Path) -> None:
     """A restored copy reaches the same revision by another way: its index must not be the old one plus the rest."""
     adopted.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
