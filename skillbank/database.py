@@ -67,6 +67,8 @@ class Database:
                 raise BankBusy(
                     f"{self.file} is being written by another process: waited {BUSY_TIMEOUT_S:g} s"
                 ) from error
+            if "Could not decode" in str(error):
+                raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
             raise SkillBankError(f"{self.file}: {error}") from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise  # a mistake of ours, not of the file

@@ -78,6 +78,8 @@ def _stands(change: Change, row: Row, net: Net) -> bool:
         return not row["withdrawn"] and not change.db.value(superseding, (row["id"],))
     if row["withdrawn"] and "status" in net.last and "withdrawn" not in net.last:
         return False  # its addition was undone since: what status it had no longer matters
+    if net.first.get("withdrawn") and "status" not in net.first and row["status"] != "retired":
+        return False  # it was brought back, and has been used since
     return all(value_of(row, name) == value for name, value in net.last.items() if name != "version")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from sqlite3 import Row
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from skillbank.errors import InvalidOption
+from skillbank.errors import BankCorrupt, InvalidOption
 from skillbank.events import KINDS, Event, State
 from skillbank.records import Entry, Kind, Record, Status
 
@@ -235,19 +236,32 @@ def match_expression(text: str) -> str:
 
 
 def to_entry(row: Row) -> Entry:
+    """Raises BankCorrupt when the row is no entry."""
     values = dict(row)
-    values["content"] = KINDS[values["kind"]].model_validate_json(values["content"])
-    for name in ("tags", "flags"):
-        values[name] = () if values[name] == "[]" else json.loads(values[name])
-    if values["provenance"] is not None:
-        values["provenance"] = json.loads(values["provenance"])
-    return Entry(**values)
+    with _telling("entry", values["id"]):
+        values["content"] = KINDS[values["kind"]].model_validate_json(values["content"])
+        for name in ("tags", "flags"):
+            values[name] = () if values[name] == "[]" else json.loads(values[name])
+        if values["provenance"] is not None:
+            values["provenance"] = json.loads(values["provenance"])
+        return Entry(**values)
 
 
 def to_event(row: Row) -> Event:
+    """Raises BankCorrupt when the row is no event."""
     values = dict(row)
-    before = values.pop("before")
-    return Event(
-        **{**values, "after": State.model_validate_json(values["after"])},
-        before=None if before is None else State.model_validate_json(before),
-    )
+    before, after = values.pop("before"), values.pop("after")
+    with _telling("event", values["id"]):
+        return Event(
+            **values,
+            before=None if before is None else State.model_validate_json(before),
+            after=State.model_validate_json(after),
+        )
+
+
+@contextmanager
+def _telling(what: str, number: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:  # no JSON, not its kind's fields, no kind at all
+        raise BankCorrupt(f"{what} {number} cannot be read: look the bank over with `sgsd bank doctor`") from error

@@ -87,6 +87,8 @@ class _Examination:
             return findings
         try:
             self._look(db, findings)
+        except BankCorrupt as error:
+            findings.add(problems.UNREADABLE, FILE, detail=str(error))
         finally:
             db.close()
         self._progress("leftovers")(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -11,18 +12,27 @@ from skillbank.doctor.report import SHOWN, Findings
 from skillbank.errors import BankBusy, BankCorrupt
 from skillbank.schema import SCHEMA
 
-_OF_TREES = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
+_OF_TREES = re.compile(r"(?:missing from|entries in|entry in) index (\S+)$")
 """How SQLite words what REINDEX mends."""
+VOUCHED = ("entries", "events", "wordings", "usage_totals")
+"""Tables whose rows are checked against others: it shows when the row is wrong, and not the tree."""
 
 
 def check_pages(db: Database, findings: Findings) -> None:
     """Every page, every row against every index, every reference."""
     for row in db.rows(f"PRAGMA integrity_check({SHOWN})"):
         if row[0] != "ok":
-            tree = any(words in row[0] for words in _OF_TREES)
-            findings.add(problems.TREE if tree else problems.DAMAGED, detail=row[0])
+            findings.add(_problem(db, row[0]), detail=row[0])
     for row in db.stream("PRAGMA foreign_key_check"):
         findings.add(problems.FOREIGN, f"{row[0]} {row[1]}", detail=f"{row[0]} names a missing row of {row[2]}")
+
+
+def _problem(db: Database, told: str) -> problems.Problem:
+    tree = _OF_TREES.search(told)
+    if tree is None:
+        return problems.DAMAGED
+    table = db.value("SELECT tbl_name FROM sqlite_master WHERE name = ?", (tree[1],))
+    return problems.TREE if table in VOUCHED else problems.ROW_OR_TREE
 
 
 def check_schema(db: Database, findings: Findings) -> None:

@@ -13,7 +13,7 @@ from skillbank import lineage, query
 from skillbank.database import Database
 from skillbank.doctor import problems, replay, rows
 from skillbank.doctor.embedding import fingerprint_of, wrong_vectors
-from skillbank.doctor.file import expected_schema, schema_of
+from skillbank.doctor.file import VOUCHED, expected_schema, schema_of
 from skillbank.doctor.leftovers import remove_leftovers
 from skillbank.doctor.report import Findings
 from skillbank.events import to_json
@@ -80,7 +80,8 @@ def _schema(db: Database) -> None:
 
 
 def _reindex(db: Database) -> None:
-    db.run("REINDEX")
+    for table in VOUCHED:
+        db.run(f"REINDEX {table}")
 
 
 def _state(db: Database) -> None:

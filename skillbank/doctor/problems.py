@@ -49,6 +49,7 @@ class Problem(NamedTuple):
 UNREADABLE = Problem("unreadable", "the database cannot be read")
 DAMAGED = Problem("damaged", "SQLite's own check finds the file damaged")
 TREE = Problem("damaged-index", "a search tree of the database does not agree with its table", "reindex")
+ROW_OR_TREE = Problem("damaged-index", "rows and their search trees differ, and nothing tells which of them is right")
 FOREIGN = Problem("foreign-key", "rows name rows that are not there")
 TABLE = Problem("table", "tables are missing or have other columns than this version's")
 SCHEMA = Problem("schema", "indexes, views or triggers are missing or others than this version's", "schema")
