@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,6 +20,8 @@ from skillbank.change import Check
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
 from skillbank.guard import Guard, register
+from skillbank.guard.guard import LANGUAGE_ENTRIES, LANGUAGE_SAMPLE, bank_language
+from skillbank.guard.language import majority_language
 from skillbank.index import VectorIndex
 from skillbank.mine.answer import Mined
 from skillbank.mine.complete import Complete
@@ -105,10 +107,17 @@ class Local:
         return ModelMiner(complete, settings, ledger).mine
 
     def check(self, bank: Bank, harvest: Harvest) -> Check:
-        return Guard(bank).check
+        return guard_of(bank, harvest).check
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
         embed_missing(bank, embedder, on_progress)
+
+
+def guard_of(bank: Bank, harvest: Harvest) -> Guard:
+    """The guard of a bank. One that is too young to have a language takes that of what it is about to get."""
+    sample = list(islice(harvest.texts(), LANGUAGE_SAMPLE))
+    spoken = bank_language(bank) or (majority_language(sample) if len(sample) >= LANGUAGE_ENTRIES else None)
+    return Guard(bank, language=spoken)
 
 
 def build_bank(

@@ -27,6 +27,7 @@ from skillbank.errors import CompletionFailed, InvalidOption, SkillBankError
 from skillbank.guard import Guard
 from skillbank.mine import workers
 from skillbank.mine.answer import Mined, mined_from
+from skillbank.mine.build import guard_of
 from skillbank.mine.calls import Call, CallMaker, ExtractSettings
 from skillbank.mine.client import ChatClient, ClientSettings
 from skillbank.mine.complete import Complete
@@ -118,7 +119,7 @@ class Sharded:
 
     def check(self, bank: Bank, harvest: Harvest) -> Check:
         """The guard's flags, found before the bank is locked. The driver looks up what a wording rests on."""
-        guard = Guard(bank)
+        guard = guard_of(bank, harvest)
         evaluations = _ray().put(guard.evaluations)
         flags: dict[str, tuple[Flag, ...]] = {}
         for found in _stage(_contexts(guard, harvest), workers.flags, evaluations=evaluations):
