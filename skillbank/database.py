@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skillbank.errors import BankBusy, BankCorrupt, SkillBankError
+from skillbank.errors import BankBusy, BankCorrupt, InvalidEntry, SkillBankError
 from skillbank.schema import APPLICATION_ID, FORMAT, SCHEMA
 
 BUSY_TIMEOUT_S = 30.0
@@ -70,6 +70,12 @@ class Database:
             if "Could not decode" in str(error):
                 raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
             raise SkillBankError(f"{self.file}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise _half_a_character(error) from error
+        except (sqlite3.DataError, OverflowError) as error:
+            raise InvalidEntry(
+                f"{self.file} cannot hold it ({error}): give a shorter text, or a smaller number"
+            ) from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise  # a mistake of ours, not of the file
         except sqlite3.DatabaseError as error:
@@ -137,8 +143,17 @@ class Database:
         self.run(statement)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
                 self.run("ROLLBACK")
+            if isinstance(error, UnicodeEncodeError):  # from a hash of the text, before SQLite was given it
+                raise _half_a_character(error) from error
             raise
         self.run("COMMIT")
+
+
+def _half_a_character(error: UnicodeEncodeError) -> InvalidEntry:
+    found = ascii(error.object[error.start : error.end])
+    return InvalidEntry(
+        f"a text has {found} at {error.start}, which is half a character: remove it, or give the whole one"
+    )
