@@ -227,7 +227,7 @@ def measure_keywords(folder: Path, entries: int, dim: int, rounds: int) -> list[
             }
             label = f"keyword search, {name} ({found // 3:,} texts), ids of the best {plain_table.PAGE}"
             rows.append(row(label, per_search(alternate(finding, rounds)), "keyword"))
-            rows.append(row("the same, with the entries read", per_search(alternate(reading, rounds)), "keyword"))
+            rows.append(row("the same, with the entries read", per_search(alternate(reading, rounds))))
     return rows
 
 

@@ -13,8 +13,10 @@ from itertools import islice
 from skillbank.database import Database
 from skillbank.query import SIDES, Query, json_list, match_expression, selection
 
-FIRST = 20
-"""Skills and mistakes looked at in the first go, at least; each further one looks at four times as many."""
+ANY = Query()
+FIRST = 10
+"""Skills and mistakes looked at in the first go, at least, and half of what is wanted, as each has a pair mostly; each
+further go looks at four times as many."""
 LARGEST = 50_000
 _PAIRS = (
     "WITH s AS (SELECT value FROM json_each(?)) "
@@ -35,22 +37,26 @@ def by_relevance(
     among = None if ids is None else set(ids)
     end = None if limit is None else offset + limit
     rest = where.model_copy(update={"text": None})
+    all_fit = among is None and rest == ANY
     rows = db.stream(
         "SELECT rowid FROM entry_text WHERE entry_text MATCH ? ORDER BY rank", (match_expression(where.text),)
     )
     found: list[int] = []
     listed: set[int] = set()  # pairs, which have two sides to follow
-    for sides in _chunks((row[0] for row in rows), FIRST if end is None else max(FIRST, end)):
+    for sides in _chunks((row[0] for row in rows), FIRST if end is None else max(FIRST, end // 2)):
         pairs = {} if where.kind in SIDES else _pairs(db, sides)
-        shown = [] if where.kind == "pair" else sides
-        fitting = _fitting(db, rest, among, {*shown, *(pair for of_side in pairs.values() for pair in of_side)})
+        ranked: list[int] = []
         for side in sides:
-            if where.kind != "pair" and side in fitting:
-                found.append(side)
+            if where.kind != "pair":
+                ranked.append(side)
             for pair in pairs.get(side, ()):
-                if pair in fitting and pair not in listed:
+                if pair not in listed:
                     listed.add(pair)
-                    found.append(pair)
+                    ranked.append(pair)
+        if not all_fit:
+            fitting = _fitting(db, rest, among, ranked)
+            ranked = [entry_id for entry_id in ranked if entry_id in fitting]
+        found += ranked
         if end is not None and len(found) >= end:
             break
     return found[offset:end]
@@ -70,11 +76,8 @@ def _pairs(db: Database, sides: list[int]) -> dict[int, list[int]]:
     return found
 
 
-def _fitting(db: Database, where: Query, among: set[int] | None, ids: set[int]) -> set[int]:
+def _fitting(db: Database, where: Query, among: set[int] | None, ids: list[int]) -> set[int]:
     """Those of the entries that fulfil everything but the words."""
-    if among is not None:
-        ids = ids & among
-    if where == Query():
-        return ids
-    source, parameters = selection(where, ids)
+    few = ids if among is None else among.intersection(ids)
+    source, parameters = selection(where, few)
     return {row[0] for row in db.rows(f"SELECT e.id FROM {source}", parameters)}
