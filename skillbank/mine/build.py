@@ -11,22 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from skillbank.change import Check
 from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
 from skillbank.guard import Guard, register
-from skillbank.guard.guard import LANGUAGE_ENTRIES, LANGUAGE_SAMPLE, bank_language
-from skillbank.guard.language import majority_language
+from skillbank.guard.rules import flags_of
 from skillbank.index import VectorIndex
 from skillbank.mine.answer import Mined
 from skillbank.mine.complete import Complete
 from skillbank.mine.contrast import MinedProblem, mine_problem
 from skillbank.mine.extract import ExtractSettings, ModelMiner
+from skillbank.mine.guarding import contexts, guard_of
 from skillbank.mine.harvest import Harvest
 from skillbank.mine.intake import take_in
 from skillbank.mine.ledger import Ledger
@@ -36,7 +35,7 @@ from skillbank.mine.report import EXAMPLES, BuildReport, Tally, nothing_mined
 from skillbank.mine.site import REJECTED_FILE, Site
 from skillbank.mine.spool import Spool, scratch
 from skillbank.mined import add_mined
-from skillbank.records import Record, Rollout, RolloutFate
+from skillbank.records import Flag, Record, Rollout, RolloutFate
 from skillbank.rollouts import OnReject, RejectLog, read_rollouts
 from skillbank.store import Bank
 from skillbank.vectors import FOLDER, adopt, bank_embedder, embed_missing
@@ -81,8 +80,8 @@ class Engine(Protocol):
         """What does as `ModelMiner.mine`."""
         ...
 
-    def check(self, bank: Bank, harvest: Harvest) -> Check:
-        """The guard, for what the harvest will bring into the bank."""
+    def flags(self, guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Sequence[Flag]]]:
+        """(id, flags) of the skills and mistakes among the entries that the guard flags."""
         ...
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
@@ -106,18 +105,13 @@ class Local:
     ) -> Callable[[Groups], Iterator[Mined]]:
         return ModelMiner(complete, settings, ledger).mine
 
-    def check(self, bank: Bank, harvest: Harvest) -> Check:
-        return guard_of(bank, harvest).check
+    def flags(self, guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Sequence[Flag]]]:
+        for entry_id, context in contexts(guard, bank, ids):
+            if found := list(flags_of(context, guard.rules)):
+                yield entry_id, found
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
         embed_missing(bank, embedder, on_progress)
-
-
-def guard_of(bank: Bank, harvest: Harvest) -> Guard:
-    """The guard of a bank. One that is too young to have a language takes that of what it is about to get."""
-    sample = list(islice(harvest.texts(), LANGUAGE_SAMPLE))
-    spoken = bank_language(bank) or (majority_language(sample) if len(sample) >= LANGUAGE_ENTRIES else None)
-    return Guard(bank, language=spoken)
 
 
 def build_bank(
@@ -256,13 +250,17 @@ class Build:
     # Storing
 
     def _store(self, files: Sequence[Path]) -> None:
-        """First what the guard looks up, problems and rollouts; then all entries in one revision."""
+        """First what the guard looks up, problems and rollouts; then all entries, guarded, in one revision."""
         self.bank.record_problems(self.spool.problems())
         self.bank.record_rollouts(self._fates())
         reason = f"{self.miner.name} over {', '.join(file.name for file in files)}"
-        check = self.engine.check(self.bank, self.harvest)
-        with self.bank.change(actor="miner", reason=reason, check=check) as change:
+        guard = guard_of(self.bank, self.harvest.texts())
+        with self.bank.change(actor="miner", reason=reason) as change:
+            last = self.bank.db.value("SELECT coalesce(max(id), 0) FROM entries")
             add_mined(change, self.harvest.results())
+            added = [row[0] for row in self.bank.db.rows("SELECT id FROM entries WHERE id > ? ORDER BY id", (last,))]
+            for entry_id, flags in self.engine.flags(guard, self.bank, added):
+                change.flag(entry_id, flags)
 
     def _fates(self) -> Iterator[RolloutFate]:
         """What became of each rollout, counted. One on which an entry of an earlier build rests stays accepted."""

@@ -18,31 +18,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from skillbank import errors
-from skillbank.change import Check
 from skillbank.embed import Embedder
 from skillbank.errors import CompletionFailed, InvalidOption, SkillBankError
 from skillbank.guard import Guard
 from skillbank.mine import workers
 from skillbank.mine.answer import Mined, mined_from
-from skillbank.mine.build import guard_of
 from skillbank.mine.calls import Call, CallMaker, ExtractSettings
 from skillbank.mine.client import ChatClient, ClientSettings
 from skillbank.mine.complete import Complete
 from skillbank.mine.contrast import MinedProblem
 from skillbank.mine.extract import FAILURES_IN_A_ROW
-from skillbank.mine.harvest import Harvest
+from skillbank.mine.guarding import contexts
 from skillbank.mine.ledger import FinishedCall, Ledger
 from skillbank.mine.miners import Groups
 from skillbank.query import SIDES, retrievable
-from skillbank.records import Flag, Kind, MinedPair, Rollout, content_hash
+from skillbank.records import Flag, Kind, Rollout
 from skillbank.rollouts import OnReject
 from skillbank.store import Bank
-
-if TYPE_CHECKING:
-    from skillbank.guard.context import Context
 
 WINDOW = 8192
 """Problems, calls or wordings that are under way at a time."""
@@ -117,14 +112,12 @@ class Sharded:
             raise InvalidOption("on a cluster the writer is a model behind servers: name at least one endpoint")
         return _Extraction(complete.settings, settings, ledger).mine
 
-    def check(self, bank: Bank, harvest: Harvest) -> Check:
-        """The guard's flags, found before the bank is locked. The driver looks up what a wording rests on."""
-        guard = guard_of(bank, harvest)
+    def flags(self, guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Sequence[Flag]]]:
+        """The driver looks up what entries rest on; the registry, which is large, travels once."""
         evaluations = _ray().put(guard.evaluations)
-        flags: dict[str, tuple[Flag, ...]] = {}
-        for found in _stage(_contexts(guard, harvest), workers.flags, evaluations=evaluations):
-            flags |= {digest: raised for digest, raised in found if raised}
-        return lambda content, evidence: flags.get(content_hash(content), ())
+        looked = ((entry_id, replace(context, evaluations=None)) for entry_id, context in contexts(guard, bank, ids))
+        for found in _stage(looked, workers.flags, evaluations=evaluations, rules=tuple(guard.rules)):
+            yield from found
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
         gpus = int(_ray().cluster_resources().get("GPU", 0))
@@ -250,22 +243,6 @@ def _ray() -> Any:
 
 def _cpus() -> int:
     return max(1, int(_ray().cluster_resources().get("CPU", 1)))
-
-
-def _contexts(guard: Guard, harvest: Harvest) -> Iterator[Context]:
-    """What the guard's rules may look at, once for each wording; the registry, which is large, travels apart."""
-    seen: set[str] = set()
-    for found in harvest.results():
-        sides = (
-            ((found.skill, found.skill_evidence), (found.mistake, found.mistake_evidence))
-            if isinstance(found, MinedPair)
-            else ((found.content, found.evidence),)
-        )
-        for content, evidence in sides:
-            digest = content_hash(content)
-            if digest not in seen:
-                seen.add(digest)
-                yield replace(guard._context(content, evidence, guard._around), evaluations=None)
 
 
 def _without_vector(bank: Bank, kind: Kind, digest: str) -> list[tuple[str, str]]:

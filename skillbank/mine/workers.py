@@ -24,7 +24,7 @@ from skillbank.mine.client import ChatClient, ClientSettings
 from skillbank.mine.contrast import mine_problem
 from skillbank.mine.ledger import FinishedCall, Ledger
 from skillbank.mine.prompts import load_prompts
-from skillbank.records import Rollout, content_hash
+from skillbank.records import Rollout
 from skillbank.rollouts import Rejected, read_rollouts
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ def contrasts(row: Row) -> Row:
     return _packed([mine_problem(group) for group in pickle.loads(row["work"])])
 
 
-def flags(row: Row, evaluations: Any) -> Row:
-    """Contexts -> (content hash, the guard's flags)."""
+def flags(row: Row, evaluations: Any, rules: tuple[str, ...]) -> Row:
+    """(id, context) of entries -> (id, flags) of those that the guard flags."""
     found = []
-    for context in pickle.loads(row["work"]):
+    for entry_id, context in pickle.loads(row["work"]):
         whole = replace(context, evaluations=_registry(evaluations))
-        found.append((content_hash(whole.content), tuple(flags_of(whole, chosen(None)))))
+        if raised := list(flags_of(whole, chosen(rules))):
+            found.append((entry_id, raised))
     return _packed(found)
 
 

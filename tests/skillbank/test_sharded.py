@@ -20,7 +20,8 @@ from .scripted_server import Answer, Asked, ScriptedServer, completion, refusal
 from .test_build import both, rollout
 from .test_spool import content
 
-pytestmark = pytest.mark.slow
+# Ray warns of its own defaults where its settings are made.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,56 @@
+"""The guard over what a build brings in: inside the build's own change, so that nobody ever sees an entry unguarded.
+
+It looks when all entries are there, with all that they quote: what it finds does not depend on their order, and a later
+scan of the bank finds the same. Of what rests on very many places it sees the first of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from skillbank.guard import Guard
+from skillbank.guard.context import Context
+from skillbank.guard.guard import LANGUAGE_ENTRIES, LANGUAGE_SAMPLE, bank_language
+from skillbank.guard.language import majority_language
+from skillbank.guard.surroundings import Surroundings
+from skillbank.places import to_evidence
+from skillbank.records import Evidence, Pair
+from skillbank.store import Bank
+
+AT_ONCE = 1000
+"""Entries looked at between two reads of the bank."""
+PLACES = 512
+"""Of one entry."""
+
+
+def guard_of(bank: Bank, texts: Iterable[str]) -> Guard:
+    """The guard of a bank. One that is too young to have a language takes that of `texts`, which are to come in."""
+    sample = list(islice(texts, LANGUAGE_SAMPLE))
+    spoken = bank_language(bank) or (majority_language(sample) if len(sample) >= LANGUAGE_ENTRIES else None)
+    return Guard(bank, language=spoken)
+
+
+def contexts(guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Context]]:
+    """(id, what the guard's rules may look at) of the skills and mistakes among the entries."""
+    around = Surroundings(bank)
+    for start in range(0, len(ids), AT_ONCE):
+        entries = [entry for entry in bank.entries(ids=ids[start : start + AT_ONCE]) if entry.kind != "pair"]
+        evidence = _evidence(bank, [entry.id for entry in entries])
+        around.prepare(evidence.values())
+        for entry in entries:
+            assert not isinstance(entry.content, Pair)
+            yield entry.id, guard._context(entry.content, evidence[entry.id], around)
+
+
+def _evidence(bank: Bank, ids: Sequence[int]) -> dict[int, list[Evidence]]:
+    rows = bank.db.rows(
+        "SELECT * FROM (SELECT x.*, row_number() OVER (PARTITION BY entry_id ORDER BY id) AS place FROM evidence x"
+        " WHERE active AND entry_id IN (SELECT value FROM json_each(?))) WHERE place <= ? ORDER BY id",
+        (json.dumps(ids), PLACES),
+    )
+    evidence: dict[int, list[Evidence]] = {entry_id: [] for entry_id in ids}
+    for row in rows:
+        evidence[row["entry_id"]].append(to_evidence(row))
+    return evidence
