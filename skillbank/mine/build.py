@@ -81,7 +81,7 @@ class Engine(Protocol):
         ...
 
     def flags(self, guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Sequence[Flag]]]:
-        """(id, flags) of the skills and mistakes among the entries that the guard flags."""
+        """(id, flags) of those of these skills and mistakes that the guard flags."""
         ...
 
     def embed(self, bank: Bank, embedder: Embedder, on_progress: Callable[[int, int], None]) -> None:
@@ -258,7 +258,8 @@ class Build:
         with self.bank.change(actor="miner", reason=reason) as change:
             last = self.bank.db.value("SELECT coalesce(max(id), 0) FROM entries")
             add_mined(change, self.harvest.results())
-            added = [row[0] for row in self.bank.db.rows("SELECT id FROM entries WHERE id > ? ORDER BY id", (last,))]
+            new = "SELECT id FROM entries WHERE id > ? AND kind <> 'pair' ORDER BY id"
+            added = [row[0] for row in self.bank.db.rows(new, (last,))]
             for entry_id, flags in self.engine.flags(guard, self.bank, added):
                 change.flag(entry_id, flags)
 

@@ -16,7 +16,7 @@ from skillbank.guard.guard import LANGUAGE_ENTRIES, LANGUAGE_SAMPLE, bank_langua
 from skillbank.guard.language import majority_language
 from skillbank.guard.surroundings import Surroundings
 from skillbank.places import to_evidence
-from skillbank.records import Evidence, Pair
+from skillbank.records import Evidence, Mistake, Skill
 from skillbank.store import Bank
 
 AT_ONCE = 1000
@@ -33,15 +33,23 @@ def guard_of(bank: Bank, texts: Iterable[str]) -> Guard:
 
 
 def contexts(guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int, Context]]:
-    """(id, what the guard's rules may look at) of the skills and mistakes among the entries."""
+    """(id, what the guard's rules may look at) of skills and mistakes."""
     around = Surroundings(bank)
     for start in range(0, len(ids), AT_ONCE):
-        entries = [entry for entry in bank.entries(ids=ids[start : start + AT_ONCE]) if entry.kind != "pair"]
-        evidence = _evidence(bank, [entry.id for entry in entries])
+        some = ids[start : start + AT_ONCE]
+        evidence = _evidence(bank, some)
         around.prepare(evidence.values())
-        for entry in entries:
-            assert not isinstance(entry.content, Pair)
-            yield entry.id, guard._context(entry.content, evidence[entry.id], around)
+        for entry_id, content in _contents(bank, some):
+            yield entry_id, guard._context(content, evidence[entry_id], around)
+
+
+def _contents(bank: Bank, ids: Sequence[int]) -> list[tuple[int, Skill | Mistake]]:
+    rows = bank.db.rows(
+        "SELECT id, kind, content FROM entries WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps(ids),),
+    )
+    kinds: dict[str, type[Skill] | type[Mistake]] = {"skill": Skill, "mistake": Mistake}
+    return [(row["id"], kinds[row["kind"]].model_validate_json(row["content"])) for row in rows]
 
 
 def _evidence(bank: Bank, ids: Sequence[int]) -> dict[int, list[Evidence]]:
