@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class Database:
             if "Could not decode" in str(error):
                 raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
             raise SkillBankError(f"{self.file}: {error}") from error
+        except UnicodeDecodeError as error:  # SQLite tells what is wrong in the words of the damaged file
+            raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
         except UnicodeEncodeError as error:
             raise _half_a_character(error) from error
         except (sqlite3.DataError, OverflowError) as error:
@@ -97,7 +99,7 @@ class Database:
         row = self.row(sql, parameters)
         return None if row is None else row[0]
 
-    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[sqlite3.Row]:
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Generator[sqlite3.Row, None, None]:
         """The rows of a query, one at a time, for results too large to hold twice."""
         with self._translated():
             yield from self._connection.execute(sql, parameters)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 """Of mending: behind what was mended, something else may come to light."""
+_DAMAGE = (problems.UNREADABLE, problems.DAMAGED, problems.ROW_OR_TREE, problems.TABLE)
+"""A database with one of these is not written to: what is left of it may be all there is."""
 OnPhase = Callable[[str, int, int | None], None]
 """(phase, done, total or None when it is not known beforehand)"""
 
@@ -53,11 +55,13 @@ def doctor(
     left = found
     for _ in range(ROUNDS if fix else 0):
         wanted = {finding.repair for finding in left.listed() if finding.repair is not None}
+        if left.has(*_DAMAGE):
+            wanted &= {"index", "leftovers"}
         if not wanted or not examination.mend(wanted):
             break
         left = examination.run()
     remaining = {(finding.check, finding.severity) for finding in left.listed()}
-    fixed = tuple(f for f in found.listed() if f.repair and (f.check, f.severity) not in remaining)
+    fixed = tuple(f for f in found.listed() if (f.check, f.severity) not in remaining)
     return Report(
         bank=str(folder),
         revision=examination.revision,

@@ -7,7 +7,8 @@ comes with what it should be, where that can be told.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from sqlite3 import Row
@@ -19,7 +20,7 @@ from skillbank import places
 from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.report import Findings
-from skillbank.events import KINDS, LISTS, Content, to_json
+from skillbank.events import KINDS, LISTS, Content, State, to_json
 from skillbank.records import Kind, Pair, content_hash
 
 STRETCH = 10_000
@@ -56,6 +57,7 @@ def fold(kind: Kind, events: list[Row]) -> Folded:
         except (ValueError, TypeError, KeyError, AttributeError):
             folded.consistent = False
         folded.revision = event["revision"]
+    folded.consistent &= {"content", "version", "status"} <= folded.values.keys()
     return folded
 
 
@@ -94,16 +96,17 @@ def check_replay(
     for start in range(1, last + 1, STRETCH):
         end = start + STRETCH - 1
         updates: dict[str, list[tuple[Any, ...]]] = {}
-        for row, events, evidence in _side_by_side(db, start, end):
-            folded = fold(row["kind"], events)
-            checked = _Checked(row, folded, findings, updates)
-            checked.state()
-            checked.places(evidence)
-            expected += len(folded.wordings)
-            for digest in folded.wordings:
-                known = "SELECT 1 FROM wordings WHERE kind = ? AND content_hash = ? AND entry_id = ?"
-                if db.value(known, (row["kind"], digest, row["id"])) is None:
-                    findings.add(problems.WORDING, f"entry {row['id']}")
+        with closing(_side_by_side(db, start, end)) as entries:
+            for row, events, evidence in entries:
+                folded = fold(row["kind"], events)
+                checked = _Checked(row, folded, findings, updates)
+                checked.state()
+                checked.places(evidence)
+                expected += len(folded.wordings)
+                for digest in folded.wordings:
+                    known = "SELECT 1 FROM wordings WHERE kind = ? AND content_hash = ? AND entry_id = ?"
+                    if db.value(known, (row["kind"], digest, row["id"])) is None:
+                        findings.add(problems.WORDING, f"entry {row['id']}")
         if mend is not None:
             for sql, rows in updates.items():
                 mend(sql, rows)
@@ -114,37 +117,32 @@ def check_replay(
     _check_retractions(db, findings)
 
 
-def _side_by_side(db: Database, start: int, end: int) -> Iterator[tuple[Row, list[Row], Iterator[Row]]]:
+def _side_by_side(db: Database, start: int, end: int) -> Generator[tuple[Row, list[Row], Iterator[Row]], None, None]:
     """(entry, its events, its evidence) of a stretch of ids."""
-    between = (start, end)
-    events = groupby(
-        db.stream(
-            "SELECT entry_id, revision, before, after FROM events WHERE entry_id BETWEEN ? AND ? ORDER BY entry_id, id",
-            between,
-        ),
-        key=lambda row: row["entry_id"],
+    between = "WHERE {} BETWEEN ? AND ? ORDER BY {}"
+    sql = (
+        f"SELECT * FROM entries {between.format('id', 'id')}",
+        f"SELECT entry_id, revision, before, after FROM events {between.format('entry_id', 'entry_id, id')}",
+        "SELECT entry_id, id, outcome, quote, span_start, span_end, digest, active FROM evidence"
+        f" {between.format('entry_id', 'entry_id')}",
     )
-    evidence = groupby(
-        db.stream(
-            "SELECT entry_id, id, outcome, quote, span_start, span_end, digest, active FROM evidence"
-            " WHERE entry_id BETWEEN ? AND ? ORDER BY entry_id",
-            between,
-        ),
-        key=lambda row: row["entry_id"],
-    )
-    of_events, of_evidence = next(events, None), next(evidence, None)
-    for row in db.stream("SELECT * FROM entries WHERE id BETWEEN ? AND ? ORDER BY id", between):
-        while of_events is not None and of_events[0] < row["id"]:
-            of_events = next(events, None)  # of entries that are not there: foreign_key_check tells
-        while of_evidence is not None and of_evidence[0] < row["id"]:
-            of_evidence = next(evidence, None)
-        own_events: list[Row] = []
-        own_evidence: Iterator[Row] = iter(())
-        if of_events is not None and of_events[0] == row["id"]:
-            own_events, of_events = list(of_events[1]), next(events, None)
-        if of_evidence is not None and of_evidence[0] == row["id"]:
-            own_evidence = of_evidence[1]
-        yield row, own_events, own_evidence
+    entries, all_events, all_evidence = (db.stream(query, (start, end)) for query in sql)
+    with closing(entries), closing(all_events), closing(all_evidence):
+        events = groupby(all_events, key=lambda row: row["entry_id"])
+        evidence = groupby(all_evidence, key=lambda row: row["entry_id"])
+        of_events, of_evidence = next(events, None), next(evidence, None)
+        for row in entries:
+            while of_events is not None and of_events[0] < row["id"]:
+                of_events = next(events, None)  # of entries that are not there: foreign_key_check tells
+            while of_evidence is not None and of_evidence[0] < row["id"]:
+                of_evidence = next(evidence, None)
+            own_events: list[Row] = []
+            own_evidence: Iterator[Row] = iter(())
+            if of_events is not None and of_events[0] == row["id"]:
+                own_events, of_events = list(of_events[1]), next(events, None)
+            if of_evidence is not None and of_evidence[0] == row["id"]:
+                own_evidence = of_evidence[1]
+            yield row, own_events, own_evidence
 
 
 @dataclass
@@ -193,11 +191,12 @@ class _Checked:
     def _tells(self, wrong: list[str]) -> bool:
         """Whether it is the entry that is wrong, and not its events: the hash of its words knows."""
         try:
+            State.model_validate(self.folded.values | self.folded.lists)
             return (
                 "content" not in wrong
                 or _hash(self.folded.kind, self.folded.values["content"]) == self.row["content_hash"]
             )
-        except ValidationError:
+        except (ValidationError, KeyError):
             return False
 
     def _column(self, name: str) -> Any:
@@ -270,8 +269,8 @@ def retractions(db: Database) -> dict[str, bool]:
 def wordings(db: Database) -> Iterator[tuple[Kind, str, int]]:
     """(kind, hash, entry) of every wording that an entry ever had, as the events tell."""
     sql = (
-        "SELECT v.entry_id, e.kind, json_extract(v.after, '$.content') AS content FROM events v"
-        " JOIN entries e ON e.id = v.entry_id WHERE content IS NOT NULL"
+        "SELECT v.entry_id, e.kind, json_extract(v.after, '$.content') AS said FROM events v"
+        " JOIN entries e ON e.id = v.entry_id WHERE said IS NOT NULL"
     )
     for row in db.stream(sql):
-        yield row["kind"], _hash(row["kind"], json.loads(row["content"])), row["entry_id"]
+        yield row["kind"], _hash(row["kind"], json.loads(row["said"])), row["entry_id"]
