@@ -146,7 +146,7 @@ def measure_vectors(folder: Path, entries: int, dim: int, rounds: int) -> list[d
     import numpy as np
 
     from skillbank.index import VectorIndex
-    from skillbank.nearest import BLAS_FROM_QUERIES
+    from skillbank.index.nearest import BLAS_FROM_QUERIES
 
     default = faiss.cvar.distance_compute_blas_threshold
 
@@ -182,7 +182,7 @@ def measure_approximate(folder: Path, entries: int, dim: int, rounds: int) -> li
     """Exact search of one kind against approximate search of the same vectors, as `nearest.py` would build it."""
     import numpy as np
 
-    from skillbank.nearest import Nearest, recall
+    from skillbank.index.nearest import Nearest, recall
 
     vectors_ND = np.concatenate(list(synthetic_bank.vectors(entries // 2, dim)))
     ids_N = np.arange(len(vectors_ND))
@@ -204,8 +204,8 @@ def measure_approximate(folder: Path, entries: int, dim: int, rounds: int) -> li
 
 
 def measure_keywords(folder: Path, entries: int, dim: int, rounds: int) -> list[dict[str, Any]]:
-    from skillbank.matching import by_relevance
-    from skillbank.query import Query
+    from skillbank.store.matching import by_relevance
+    from skillbank.store.query import Query
 
     vocabulary = synthetic_bank.words()
     searches = {name: [vocabulary[n] for n in places] for name, places in KEYWORDS.items()}
@@ -236,7 +236,7 @@ def per_search(taken: Mapping[str, float]) -> dict[str, float]:
 
 
 def measure_pages(folder: Path, entries: int, dim: int, rounds: int) -> list[dict[str, Any]]:
-    from skillbank.query import Query
+    from skillbank.store.query import Query
 
     plain = plain_table.PlainTable(folder / "plain.sqlite")
     deep = entries * 3 // 2 * 9 // 10

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from skillbank.embed import Fingerprint
+from skillbank.index.embed import Fingerprint
 from skillbank.records import Mistake, Skill, content_hash
 from skillbank.store import Bank
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torture_kills import bank_of_pairs, fresh
 
-from skillbank.database import Database
 from skillbank.doctor import doctor
 from skillbank.errors import SkillBankError
 from skillbank.store import FILE, Bank
+from skillbank.store.database import Database
 
 LONGEST = 16
 """Bytes changed in a row, at most."""

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from skillbank import database
-from skillbank.change import Change
 from skillbank.doctor import doctor
 from skillbank.errors import BankBusy, InvalidEntry
 from skillbank.records import Skill
-from skillbank.store import Bank, UsageRow
+from skillbank.store import Bank, UsageRow, database
+from skillbank.store.change import Change
 
 Action = Literal[
     "begin", "add", "status", "tag", "commit", "fail", "read", "open snapshot", "close snapshot", "usage", "undo"

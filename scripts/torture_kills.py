@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skillbank.database import Database
+from skillbank.build import build_bank
 from skillbank.dedupe import merge_duplicates
+from skillbank.dedupe.duplicates import find_duplicates
 from skillbank.doctor import doctor
-from skillbank.duplicates import find_duplicates
-from skillbank.embed import Embedder
 from skillbank.exchange import export_file, import_file
 from skillbank.index import VectorIndex
-from skillbank.mine.build import build_bank
-from skillbank.query import Query
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import bank_embedder
 from skillbank.records import Evidence, MinedPair, Mistake, Rollout, Skill
 from skillbank.rollouts import write_rollouts
 from skillbank.store import FILE, Bank
-from skillbank.vectors import bank_embedder
+from skillbank.store.database import Database
+from skillbank.store.query import Query
 
 PAIRS = 400
 """Pairs in the bank that work is done on."""

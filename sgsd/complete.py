@@ -1,4 +1,4 @@
-"""A local transformers model as what mining asks (`skillbank.mine.complete.Complete`): for machines without a server.
+"""A local transformers model as the `Complete` that mining asks: for machines without a server.
 
 Requests that wait together are drawn together. Left out: structured output. A reply is free text, the prompt tells its
 format, and what does not hold to it is repaired once or becomes a dead letter.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sgsd.config import SamplingConfig
 from sgsd.generate.transformers import TransformersGenerator
 from skillbank.errors import CompletionFailed
-from skillbank.mine.complete import Message, Reply, Request
+from skillbank.mine.model.complete import Message, Reply, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

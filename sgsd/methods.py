@@ -32,7 +32,7 @@ from sgsd.teachers import Example, SkillPairPool, TeacherPool, TeacherScores
 from skillbank.retrieve import Retriever as Retriever
 from skillbank.retrieve import open_retriever
 from skillbank.store import Bank
-from skillbank.usage import UsageRow
+from skillbank.store.usage import UsageRow
 
 
 @dataclass(frozen=True)

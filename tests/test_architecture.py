@@ -48,7 +48,7 @@ def modules_after(code: str) -> set[str]:
         pytest.param("from sgsd.cli import main; assert main(['bank', '--help']) == 0", id="sgsd bank --help"),
         pytest.param("import skillbank", id="skillbank"),
         pytest.param("import skillbank.store, skillbank.records, skillbank.rollouts", id="skillbank.store"),
-        pytest.param("import skillbank.retrieve, skillbank.index, skillbank.embed", id="skillbank.retrieve"),
+        pytest.param("import skillbank.retrieve, skillbank.index, skillbank.index.embed", id="skillbank.retrieve"),
         pytest.param("import sgsd.config, sgsd.records, sgsd.prompts", id="sgsd.config"),
     ],
 )
@@ -69,7 +69,7 @@ def test_import_contracts_hold() -> None:
     lint = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([lint, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 kept, 0 broken" in done.stdout
+    assert "5 kept, 0 broken" in done.stdout
 
 
 def imported_roots(file: Path) -> set[str]:
@@ -96,10 +96,15 @@ def test_third_party_imports_are_declared(root: Path) -> None:
 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[ ;]", line)[0].lower() for line in project["dependencies"]}
+    # What only an extra brings may be imported only where its absence is handled.
+    extras = {"ray": {"skillbank/build/sharded.py", "skillbank/build/workers.py"}}
+    assert extras.keys() <= project["optional-dependencies"].keys()
     names = {"yaml": "pyyaml", "faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"}
     for file in sources(*PACKAGES):
         for package in imported_roots(file) - set(sys.stdlib_module_names) - {*PACKAGES, "vllm"}:
             wanted = names.get(package, package.replace("_", "-"))
+            if str(file.relative_to(root)) in extras.get(package, ()):
+                continue
             assert wanted in declared, f"{file.relative_to(root)} imports {package}, pyproject.toml does not declare it"
 
 

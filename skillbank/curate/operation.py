@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from pydantic import PrivateAttr
 
-from skillbank.change import Change, Check
 from skillbank.errors import InvalidEntry
-from skillbank.events import KINDS, LISTS, Event, PendingEvent, State
-from skillbank.past import NetChange
-from skillbank.query import Query
 from skillbank.records import Flag, Kind, Record
 from skillbank.store import Bank
+from skillbank.store.change import Change, Check
+from skillbank.store.events import KINDS, LISTS, Event, PendingEvent, State
+from skillbank.store.past import NetChange
+from skillbank.store.query import Query
 
 Target = Sequence[int] | Query
 """The entries that an operation is for: by their ids, or all that fit."""

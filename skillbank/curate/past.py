@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from skillbank.change import Change
 from skillbank.curate.operation import Done, Left, Operation, operate
 from skillbank.store import Bank
+from skillbank.store.change import Change
 
 CHANGED_AGAIN = "they were changed again since: undo the later revision first"
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from skillbank.change import Change
 from skillbank.curate.operation import Done, Left, Operation, Target, expect_text, operate, resolve
 from skillbank.errors import InvalidEntry
-from skillbank.events import Row
-from skillbank.flags import flags_of
 from skillbank.store import Bank
+from skillbank.store.change import Change
+from skillbank.store.events import Row
+from skillbank.store.flags import flags_of
 
 SUPERSEDED = "another entry stands for them: undo the merge that did it"
 RETIRED = "they are retired already, which is more: enable them first"

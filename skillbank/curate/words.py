@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from skillbank.change import Change, Check
 from skillbank.curate.operation import Done, FieldChange, Left, Operation, Target, expect_text, operate, resolve
 from skillbank.errors import InvalidEntry
-from skillbank.events import KINDS, kind_of
 from skillbank.records import Kind, Mistake, Pair, Provenance, Skill, content_hash
 from skillbank.store import Bank
+from skillbank.store.change import Change, Check
+from skillbank.store.events import KINDS, kind_of
 
 OUT_OF_USE = "they are superseded or retired"
 

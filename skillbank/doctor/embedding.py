@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.report import Findings
-from skillbank.embed import Fingerprint, folder_hash
-from skillbank.lexical import MARKER_FILE
-from skillbank.query import SIDES, retrievable
-from skillbank.vectors import FOLDER
+from skillbank.index.embed import Fingerprint, folder_hash
+from skillbank.index.lexical import MARKER_FILE
+from skillbank.index.vectors import FOLDER
+from skillbank.store.database import Database
+from skillbank.store.query import SIDES, retrievable
 
 if TYPE_CHECKING:
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
 
 CHUNK = 4096
 """Vectors looked at together."""

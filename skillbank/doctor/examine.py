@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.embedding import check_embedder, check_sample, check_vectors
 from skillbank.doctor.file import check_pages, check_schema, check_search
@@ -22,9 +21,10 @@ from skillbank.doctor.rows import check_ledgers, check_rows, prepare
 from skillbank.errors import BankBusy, BankCorrupt, BankNotFound, ForeignFingerprint, SkillBankError
 from skillbank.index import VectorIndex
 from skillbank.store import FILE, Bank
+from skillbank.store.database import Database
 
 if TYPE_CHECKING:
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
 
 ROUNDS = 3
 """Of mending: behind what was mended, something else may come to light."""

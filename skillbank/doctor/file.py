@@ -6,11 +6,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.report import SHOWN, Findings
 from skillbank.errors import BankBusy, BankCorrupt
-from skillbank.schema import SCHEMA
+from skillbank.store.database import Database
+from skillbank.store.schema import SCHEMA
 
 _OF_TREES = re.compile(r"(?:missing from|entries in|entry in) index (\S+)$")
 """How SQLite words what REINDEX mends."""

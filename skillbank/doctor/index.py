@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from skillbank import generations
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.embedding import CHUNK, fingerprint_of
 from skillbank.doctor.report import Findings
-from skillbank.generations import Manifest
-from skillbank.nearest import Nearest
-from skillbank.query import SIDES
+from skillbank.index import generations
+from skillbank.index.generations import Manifest
+from skillbank.index.nearest import Nearest
 from skillbank.records import Kind
+from skillbank.store.database import Database
+from skillbank.store.query import SIDES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from skillbank import lineage, query
-from skillbank.database import Database
 from skillbank.doctor import problems, replay, rows
 from skillbank.doctor.embedding import fingerprint_of, wrong_vectors
 from skillbank.doctor.file import VOUCHED, expected_schema, schema_of
 from skillbank.doctor.leftovers import remove_leftovers
 from skillbank.doctor.report import Findings
-from skillbank.events import to_json
+from skillbank.store import lineage, query
+from skillbank.store.database import Database
+from skillbank.store.events import to_json
 
 ORDER: tuple[problems.Repair, ...] = (
     "schema",

@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from skillbank import places
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.report import Findings
-from skillbank.events import KINDS, LISTS, Content, State, to_json
 from skillbank.records import Kind, Pair, content_hash
+from skillbank.store import places
+from skillbank.store.database import Database
+from skillbank.store.events import KINDS, LISTS, Content, State, to_json
 
 STRETCH = 10_000
 """Ids read at a time."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import zlib
 
-from skillbank import lineage, query
-from skillbank.database import Database
 from skillbank.doctor import problems
 from skillbank.doctor.problems import Problem
 from skillbank.doctor.report import Findings
+from skillbank.store import lineage, query
+from skillbank.store.database import Database
 
 _QUESTIONS: tuple[tuple[Problem, str], ...] = (
     (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skillbank.database import Database
 from skillbank.doctor.embedding import fingerprint_of
 from skillbank.errors import BankBusy, BankNotFound, ForeignFingerprint, SkillBankError
 from skillbank.records import Record
 from skillbank.store import FILE
+from skillbank.store.database import Database
 
 
 class Vacuumed(Record):

@@ -14,14 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from skillbank import places
 from skillbank.errors import InvalidOption
 from skillbank.exchange.items import Item, References
 from skillbank.exchange.reading import FORMATS, Format
 from skillbank.exchange.sgsd import bank_json
-from skillbank.query import Query
 from skillbank.records import Entry, Evidence, Pair, Record
-from skillbank.store import ANY, Bank
+from skillbank.store import ANY, Bank, places
+from skillbank.store.query import Query
 
 BATCH = 1000
 """Entries held at a time, and rows of a parquet row group."""

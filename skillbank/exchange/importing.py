@@ -13,10 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from skillbank import sources
-from skillbank.change import Change, Check
 from skillbank.errors import InvalidEntry
-from skillbank.events import Content
 from skillbank.exchange import sgsd
 from skillbank.exchange.items import Item
 from skillbank.exchange.links import deepest_first, parents_first
@@ -24,7 +21,9 @@ from skillbank.exchange.reading import BankFile, Format, open_file
 from skillbank.records import Flag, Pair, ProblemText, Provenance, Record, content_hash
 from skillbank.rollouts.lines import shown
 from skillbank.rollouts.rejects import OnReject, Rejected, Unusable, ignore
-from skillbank.store import Bank
+from skillbank.store import Bank, sources
+from skillbank.store.change import Change, Check
+from skillbank.store.events import Content
 
 RULE = "imported"
 """The rule of the flag on what came from a file that is not trusted."""

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from skillbank.exchange.items import Item, item_of
-from skillbank.query import Query
 from skillbank.records import Entry, Mistake, Pair, Skill, content_hash
 from skillbank.rollouts.rejects import Unusable
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 SKILLS, TASKS, MISTAKES, METADATA = "general_skills", "task_specific_skills", "common_mistakes", "metadata"
 TASK = "task:"

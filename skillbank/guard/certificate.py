@@ -22,11 +22,11 @@ from skillbank.errors import BankCorrupt, BankNotFound
 from skillbank.guard.evaluations import EvaluationFile, registered
 from skillbank.guard.guard import Flagged, Guard
 from skillbank.guard.rules import RULES
-from skillbank.query import SIDES
 from skillbank.records import Kind, Record, Status
+from skillbank.store.query import SIDES
 
 if TYPE_CHECKING:
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
     from skillbank.store import Bank
 
 MAX_BYTES = 64 << 20

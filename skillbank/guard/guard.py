@@ -22,11 +22,11 @@ from skillbank.guard.language import majority_language
 from skillbank.guard.neighbours import Neighbours
 from skillbank.guard.rules import chosen, flags_of
 from skillbank.guard.surroundings import Surroundings, evidence_of
-from skillbank.query import Query
 from skillbank.records import Entry, Evidence, Flag, Kind, Mistake, Pair, Record, Skill
+from skillbank.store.query import Query
 
 if TYPE_CHECKING:
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
     from skillbank.store import Bank
 
 CHUNK = 1000

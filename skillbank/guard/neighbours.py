@@ -16,7 +16,7 @@ from skillbank.guard.context import Neighbour
 if TYPE_CHECKING:
     import numpy as np
 
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
 
 MIN_COSINE = 0.80
 """Never flag below it, however small the registry."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from skillbank.guard.context import Source
-from skillbank.places import to_evidence
 from skillbank.records import Evidence
+from skillbank.store.places import to_evidence
 
 if TYPE_CHECKING:
     from skillbank.store import Bank

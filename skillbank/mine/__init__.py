@@ -1,1 +1,1 @@
-"""Mining: past rollouts in, skill-mistake pairs with evidence out."""
+"""Mining: attempts at problems in, skill-mistake pairs with evidence out. Here without a model; `model/` asks one."""

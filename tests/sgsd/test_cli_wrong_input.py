@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from sgsd.cli import common, main
-from skillbank.embed import build_lexical_embedder
-from skillbank.mine.build import build_bank
+from skillbank.build import build_bank
+from skillbank.index.embed import build_lexical_embedder
 from skillbank.records import Rollout
 from skillbank.rollouts import write_rollouts
 from skillbank.store import Bank

@@ -14,12 +14,12 @@ from sgsd.config import ModelConfig, SamplingConfig
 from sgsd.generate.transformers import TransformersGenerator
 from sgsd.models import load_student
 from sgsd.prompts import plain_user_text, render
-from skillbank.database import Database
 from skillbank.errors import CompletionFailed
-from skillbank.mine.complete import Message, Reply, Request
-from skillbank.mine.extract import ExtractSettings, ModelMiner
-from skillbank.mine.ledger import Ledger
+from skillbank.mine.model.complete import Message, Reply, Request
+from skillbank.mine.model.extract import ExtractSettings, ModelMiner
+from skillbank.mine.model.ledger import Ledger
 from skillbank.records import Rollout
+from skillbank.store.database import Database
 
 PROBLEMS = [f"What is {operation} of {code}?" for operation in ("zorp", "blick", "dax") for code in (527, 314)]
 

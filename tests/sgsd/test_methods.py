@@ -16,10 +16,10 @@ from sgsd.methods import GatedObjective, MethodResult, UsageLedger, open_bank, s
 from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.score import ScoreRow, score
 from sgsd.teachers import Example
-from skillbank.query import Query
 from skillbank.records import Mistake
-from skillbank.settings import Settings
+from skillbank.retrieve.settings import Settings
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .training import Pairs, make_bank, make_trainer, method, mined, problems
 

@@ -23,12 +23,12 @@ from sgsd.errors import ConfigError, DataInvalid, ModelNotFound, VerifierError
 from sgsd.models import load_student
 from sgsd.records import Problem
 from sgsd.run import RunResult, train_run, training_arguments
-from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import BankNotFound, ForeignFingerprint
+from skillbank.index.embed import Embedder, build_lexical_embedder
+from skillbank.index.vectors import bank_embedder
 from skillbank.retrieve import Retriever, Settings
 from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank
-from skillbank.vectors import bank_embedder
 
 from .training import TextVerifier, make_bank, make_trainer, mined, problems
 

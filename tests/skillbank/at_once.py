@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from skillbank import curate
 from skillbank.errors import InvalidEntry
-from skillbank.query import Query
 from skillbank.records import Evidence, MinedPair, Mistake, Skill
 from skillbank.store import Bank, UsageRow
+from skillbank.store.query import Query
 
 TOGETHER = [1, 4]
 """Entries that the curator always changes in one operation."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skillbank.embed import Embedder, build_lexical_embedder
+from skillbank.index.embed import Embedder, build_lexical_embedder
 from skillbank.store import Bank
 
 from .made_up import OPERATIONS, mined

@@ -12,10 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from skillbank.database import Database
-from skillbank.mine.client import ChatClient, ClientSettings
-from skillbank.mine.extract import ExtractSettings, ModelMiner
-from skillbank.mine.ledger import Ledger
+from skillbank.mine.model.client import ChatClient, ClientSettings
+from skillbank.mine.model.extract import ExtractSettings, ModelMiner
+from skillbank.mine.model.ledger import Ledger
+from skillbank.store.database import Database
 
 
 def main(url: str, database: str, problems: str, out: str) -> None:

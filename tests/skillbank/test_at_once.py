@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from skillbank.query import Query
 from skillbank.records import Skill
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .at_once import TOGETHER, pair
 

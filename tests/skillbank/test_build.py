@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from skillbank.build import bank_build as build_module
+from skillbank.build import build_bank
+from skillbank.build.intake import plan_build
 from skillbank.errors import BankExists, EmbedderNotFound, InvalidOption, RolloutsInvalid, RolloutsNotFound
-from skillbank.mine import build as build_module
-from skillbank.mine.build import build_bank
-from skillbank.mine.complete import FromFunction, Reply, Request
-from skillbank.mine.intake import plan_build
+from skillbank.mine.model.complete import FromFunction, Reply, Request
 from skillbank.mine.wording import skill_from_step
 from skillbank.records import Outcome, Pair, Rollout
 from skillbank.retrieve import open_retriever

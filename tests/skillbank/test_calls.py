@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillbank.errors import InvalidOption
-from skillbank.mine.calls import Call, CallMaker, ExtractSettings, shorten
-from skillbank.mine.prompts import PLACES, load_prompts
-from skillbank.mine.quotes import find_quote
-from skillbank.mine.reply import (
+from skillbank.mine.model.calls import Call, CallMaker, ExtractSettings, shorten
+from skillbank.mine.model.prompts import PLACES, load_prompts
+from skillbank.mine.model.quotes import find_quote
+from skillbank.mine.model.reply import (
     MistakeItem,
     PairItem,
     ReplyInvalid,

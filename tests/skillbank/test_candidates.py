@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skillbank.candidates import Candidates
-from skillbank.diversity import spread
-from skillbank.nearest import Nearest
-from skillbank.pairing import Joined
-from skillbank.query import SIDES
+from skillbank.index.nearest import Nearest
 from skillbank.records import Kind, Mistake, Pair, Skill
-from skillbank.settings import Pairing, Settings
+from skillbank.retrieve.candidates import Candidates
+from skillbank.retrieve.diversity import spread
+from skillbank.retrieve.pairing import Joined
+from skillbank.retrieve.settings import Pairing, Settings
 from skillbank.store import Bank
+from skillbank.store.query import SIDES
 
 Array = np.ndarray[Any, Any]
 COUNT, DIM = 60, 8

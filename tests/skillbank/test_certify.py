@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgsd.cli import main
-from skillbank.embed import Embedder
 from skillbank.errors import BankCorrupt, BankNotFound, SkillBankError
 from skillbank.guard import RULES, Guard, certificate, certify, register, verify
+from skillbank.index.embed import Embedder
 from skillbank.records import Skill
 from skillbank.store import Bank
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from sgsd.cli import main
-from skillbank.embed import Embedder, build_lexical_embedder
+from skillbank.index.embed import Embedder, build_lexical_embedder
+from skillbank.index.vectors import adopt
 from skillbank.records import Rollout
 from skillbank.rollouts import write_rollouts
 from skillbank.store import Bank
-from skillbank.vectors import adopt
 
 from .made_up import OPERATIONS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from skillbank import curate
-from skillbank.query import Query
 from skillbank.records import Flag, Mistake, Pair, ProblemText, Skill
 from skillbank.store import Bank, UsageRow
+from skillbank.store.query import Query
 
 from .command_line import CommandLine
 from .made_up import mined

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sgsd.cli import main
-from skillbank.mine.client import ChatClient, ClientSettings
-from skillbank.mine.extract import ExtractSettings, ModelMiner
-from skillbank.mine.ledger import Ledger
+from skillbank.mine.model.client import ChatClient, ClientSettings
+from skillbank.mine.model.extract import ExtractSettings, ModelMiner
+from skillbank.mine.model.ledger import Ledger
 from skillbank.store import Bank
 
 from .scripted_server import Answer, Asked, ScriptedServer, completion
@@ -46,7 +46,7 @@ def test_dead_letters_are_listed_and_retried(tmp_path: Path, capsys: pytest.Capt
     with ScriptedServer(moody) as server:
         with Bank.create(folder) as bank:
             assert mine(bank, server.url) == [1, 0, 1, 1, 0, 1]
-        letters = report(capsys, "--bank", folder)["dead_letters"]
+        letters = sorted(report(capsys, "--bank", folder)["dead_letters"], key=lambda one: str(one["problem_id"]))
         assert [(one["kind"], one["problem_id"], one["rollouts"], one["attempts"]) for one in letters] == [
             ("mistakes", "p001", ["p001-3"], 1),
             ("mistakes", "p004", ["p004-3"], 1),

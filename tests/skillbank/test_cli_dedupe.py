@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sgsd.cli import main
+from skillbank.index.vectors import bank_embedder
 from skillbank.store import Bank
-from skillbank.vectors import bank_embedder
 
 from .scripted_server import ScriptedServer, completion
 from .test_dedupe import MODULO, PARITY, entry, fill, skill

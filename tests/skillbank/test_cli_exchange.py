@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sgsd.cli import app
-from skillbank.query import Query
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 SKILLS = {
     "general_skills": [{"skill_id": "gen_001", "title": "Add", "principle": "Addition joins amounts."}],

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from skillbank import curate
-from skillbank.query import Query
 from skillbank.records import Flag
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .command_line import CommandLine
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from skillbank.errors import CompletionFailed, EndpointRefuses, EndpointUnavailable, InvalidOption
-from skillbank.mine import client as client_module
-from skillbank.mine.client import ChatClient, ClientSettings
-from skillbank.mine.complete import FromFunction, Message, Reply, Request
-from skillbank.mine.limits import RateLimit, backoff_s, retry_after_s
-from skillbank.mine.wire import Refused, Unusable, error_message, read_completion, read_usage
+from skillbank.mine.model import client as client_module
+from skillbank.mine.model.client import ChatClient, ClientSettings
+from skillbank.mine.model.complete import FromFunction, Message, Reply, Request
+from skillbank.mine.model.limits import RateLimit, backoff_s, retry_after_s
+from skillbank.mine.model.wire import Refused, Unusable, error_message, read_completion, read_usage
 
 from .scripted_server import Answer, Asked, Script, ScriptedServer, completion, in_turn, refusal
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank import cluster as clustering
-from skillbank import neighbours
-from skillbank.cluster import Apart, cluster, complete_link
+from skillbank.dedupe import cluster as clustering
+from skillbank.dedupe import neighbours
+from skillbank.dedupe.cluster import Apart, cluster, complete_link
+from skillbank.dedupe.neighbours import earlier_neighbours, near_pairs
 from skillbank.errors import InvalidOption
-from skillbank.neighbours import earlier_neighbours, near_pairs
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -9,9 +9,9 @@ import pytest
 from skillbank import curate
 from skillbank.curate import EditConflict, Operation
 from skillbank.errors import EntryNotFound, InvalidEntry
-from skillbank.query import Query
 from skillbank.records import Evidence, Flag, Mistake, Pair, Skill
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .made_up import mined
 

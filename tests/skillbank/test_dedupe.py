@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank import duplicates
-from skillbank.contradict import contradiction
-from skillbank.dedupe import merge_duplicates
-from skillbank.duplicates import find_duplicates, near_duplicates
-from skillbank.embed import Embedder, build_lexical_embedder
+from skillbank.dedupe import duplicates, merge_duplicates
+from skillbank.dedupe.contradict import contradiction
+from skillbank.dedupe.duplicates import find_duplicates, near_duplicates
 from skillbank.errors import InvalidEntry, InvalidOption
+from skillbank.index.embed import Embedder, build_lexical_embedder
 from skillbank.records import Evidence, Flag, MinedEntry, MinedPair, Mistake, Provenance, Skill
 from skillbank.store import Bank, UsageRow
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from skillbank.doctor import Report, doctor
-from skillbank.embed import Embedder
 from skillbank.errors import BankBusy, BankNotFound
 from skillbank.index import VectorIndex
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import bank_embedder
 from skillbank.records import Flag, RolloutFate, Skill
 from skillbank.store import FILE, Bank, Query, UsageRow
-from skillbank.vectors import bank_embedder
 
 from .made_up import OPERATIONS, mined
 
@@ -373,7 +373,7 @@ def test_usage_of_entries_that_the_bank_does_not_have_is_noted(planted: Path) ->
 
 
 def test_mending_waits_for_nobody_s_half_change(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillbank.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("skillbank.store.database.BUSY_TIMEOUT_S", 0.1)
     with Bank.open(planted) as bank:
         bank.db.run("UPDATE entries SET evidence_count = 9 WHERE id = 2")
         with bank.change(actor="me") as change:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import EmbedderNotFound
+from skillbank.index.embed import Embedder, build_lexical_embedder
 
 from .made_up import OPERATIONS, mined
 
@@ -64,7 +64,7 @@ def test_the_same_texts_give_the_same_embedder(tmp_path: Path, embedder: Embedde
 
 def test_known_values() -> None:
     """The signs come from a hash, so they are these on every machine."""
-    from skillbank.lexical import _signs
+    from skillbank.index.lexical import _signs
 
     assert (_signs("zorp", 8) * np.sqrt(8)).round().astype(int).tolist() == [1, 1, 1, -1, 1, 1, 1, -1]
 

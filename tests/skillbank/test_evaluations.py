@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgsd.cli import main
-from skillbank.embed import Embedder
 from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound, SkillBankError
 from skillbank.guard import Guard, forget, register, registered
 from skillbank.guard.contamination import EvaluationIndex, EvaluationProblem
 from skillbank.guard.evaluations import read_problems
+from skillbank.index.embed import Embedder
 from skillbank.records import Evidence, ProblemText, Skill
 from skillbank.store import Bank
 

@@ -16,10 +16,10 @@ from skillbank.exchange import FORMATS, ImportReport, export_file, import_file, 
 from skillbank.exchange.items import item_of
 from skillbank.exchange.links import deepest_first
 from skillbank.guard import Guard
-from skillbank.query import Query
 from skillbank.records import Evidence, Flag, MinedEntry, Mistake, Pair, ProblemText, Provenance, Skill
 from skillbank.rollouts import Rejected, lines
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .made_up import OPERATIONS, evidence, mined
 

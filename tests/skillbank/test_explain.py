@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from sgsd.cli import app
-from skillbank.abstain import _youden, calibrate
-from skillbank.embed import Embedder
 from skillbank.errors import InvalidOption
-from skillbank.explain import Explanation, explain
-from skillbank.query import Query
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import adopt
 from skillbank.records import Flag, Mistake, Pair, ProblemText, RetrievedPair, Skill
 from skillbank.retrieve import Retriever, Settings, open_retriever
+from skillbank.retrieve.abstain import _youden, calibrate
+from skillbank.retrieve.explain import Explanation, explain
 from skillbank.store import Bank, UsageRow
-from skillbank.vectors import adopt
+from skillbank.store.query import Query
 
 from .made_up import OPERATIONS, mined
 
@@ -146,7 +146,7 @@ def test_settings_out_of_bounds_are_named(options: dict[str, object], message: s
 def test_a_prefetched_training_set_is_neither_embedded_nor_searched_again(
     adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillbank.retrieve.BATCH", 4)
+    monkeypatch.setattr("skillbank.retrieve.retriever.BATCH", 4)
     problems = [f"What is {n} {operation} {n + 1}?" for n, operation in enumerate(OPERATIONS)]
     problem_ids = [f"p-{operation}" for operation in OPERATIONS]
     fresh = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from skillbank import curate
-from skillbank.embed import Embedder
 from skillbank.errors import InvalidOption
-from skillbank.find import Found, find, fuse
-from skillbank.query import Query
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import adopt
+from skillbank.look.find import Found, find, fuse
 from skillbank.store import Bank
-from skillbank.vectors import adopt
+from skillbank.store.query import Query
 
 
 def ids(found: Found) -> list[int]:

@@ -17,9 +17,9 @@ from skillbank.errors import InvalidOption
 from skillbank.guard import RULES, Guard
 from skillbank.guard.language import language_of
 from skillbank.guard.text import look_alikes, plain
-from skillbank.query import Query
 from skillbank.records import Evidence, Mistake, ProblemText, RolloutFate, Skill
 from skillbank.store import Bank
+from skillbank.store.query import Query
 
 from .made_up import mined
 

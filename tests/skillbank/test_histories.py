@@ -13,7 +13,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from skillbank.change import Change
 from skillbank.doctor import doctor
 from skillbank.doctor.replay import check_replay
 from skillbank.doctor.report import Findings
@@ -21,6 +20,7 @@ from skillbank.doctor.rows import check_ledgers, check_rows, prepare
 from skillbank.errors import EntryNotFound, InvalidEntry
 from skillbank.records import Evidence, Flag, MinedEntry, MinedPair, Mistake, Pair, Skill, Status
 from skillbank.store import Bank
+from skillbank.store.change import Change
 
 STATUSES: tuple[Status, ...] = ("active", "disabled", "quarantined", "retired")
 SMALL = st.integers(0, 11)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillbank.embed import Embedder, build_lexical_embedder
 from skillbank.errors import BankCorrupt, EmbedderNotFound, ForeignFingerprint
 from skillbank.index import VectorIndex
+from skillbank.index.embed import Embedder, build_lexical_embedder
+from skillbank.index.vectors import adopt, bank_embedder, check_fingerprint, embed_missing, load_vectors
 from skillbank.records import Skill
 from skillbank.store import Bank
-from skillbank.vectors import adopt, bank_embedder, check_fingerprint, embed_missing, load_vectors
 
 from .made_up import mined
 
@@ -100,7 +100,7 @@ def test_an_index_that_fits_is_not_built_again(
     adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = results(adopted, embedder)
-    monkeypatch.setattr("skillbank.index.load_vectors", None)  # building would call it
+    monkeypatch.setattr("skillbank.index.bank_index.load_vectors", None)  # building would call it
     assert results(adopted, embedder) == before
 
 
@@ -142,7 +142,7 @@ def test_only_new_words_are_embedded(adopted: Bank, embedder: Embedder, monkeypa
 
 
 def test_progress_counts_to_the_total(adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillbank.vectors.CHUNK", 5)
+    monkeypatch.setattr("skillbank.index.vectors.CHUNK", 5)
     seen: list[tuple[int, int]] = []
     embed_missing(adopted, embedder, lambda done, total: seen.append((done, total)))
     assert seen == [(5, 12), (10, 12), (12, 12)]

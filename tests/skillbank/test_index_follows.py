@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillbank import generations
-from skillbank.embed import Embedder
-from skillbank.index import VectorIndex
+from skillbank.index import VectorIndex, generations
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import adopt, load_vectors
 from skillbank.records import Mistake, Pair, Skill
 from skillbank.store import Bank
-from skillbank.vectors import adopt, load_vectors
 
 from .made_up import OPERATIONS, evidence, mined
 
@@ -122,8 +121,8 @@ def test_following_equals_building_anew(
 ) -> None:
     folder = tmp_path_factory.mktemp("bank") / "bank"
     with Bank.create(folder) as bank, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillbank.index.REBUILD_SHARE", rebuild_share)
-        patch.setattr("skillbank.index.WRITE_SHARE", 1.0)  # so that reopening has something to catch up with
+        patch.setattr("skillbank.index.bank_index.REBUILD_SHARE", rebuild_share)
+        patch.setattr("skillbank.index.bank_index.WRITE_SHARE", 1.0)  # so that reopening has something to catch up with
         bank.add_mined([mined(operation) for operation in OPERATIONS], actor="miner")
         adopt(bank, embedder.name, device="cpu")
         index = VectorIndex.open(bank, embedder)
@@ -164,7 +163,7 @@ def test_an_update_touches_and_embeds_only_what_changed(
 def test_files_are_written_when_much_has_changed(
     adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillbank.index.WRITE_SHARE", 0.25)  # 3 of 12
+    monkeypatch.setattr("skillbank.index.bank_index.WRITE_SHARE", 0.25)  # 3 of 12
     index = VectorIndex.open(adopted, embedder)
     assert newest(adopted).name == "gen-1"
     for n, written in ((1, "gen-1"), (4, "gen-1"), (7, "gen-2"), (10, "gen-2")):  # counted from the files on
@@ -174,14 +173,14 @@ def test_files_are_written_when_much_has_changed(
         assert newest(adopted).name == written
     assert index.write()  # on demand
     assert newest(adopted).name == "gen-3"
-    monkeypatch.setattr("skillbank.index.load_vectors", None)  # catching up or building would call it
+    monkeypatch.setattr("skillbank.index.bank_index.load_vectors", None)  # catching up or building would call it
     assert content(VectorIndex.open(adopted, embedder)) == content(index)
 
 
 def test_an_index_that_outgrows_exact_search_is_built_anew(
     adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillbank.nearest.APPROXIMATE_FROM", 8)
+    monkeypatch.setattr("skillbank.index.nearest.APPROXIMATE_FROM", 8)
     index = VectorIndex.open(adopted, embedder)
     assert not index.of("skill").approximate
     adopted.add_mined([mined("gnarl")], actor="miner")
@@ -225,7 +224,7 @@ def test_a_bank_that_cannot_be_written_is_embedded_in_memory(adopted: Bank, embe
 def test_a_reader_does_not_wait_for_a_writer(
     adopted: Bank, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillbank.database.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("skillbank.store.database.BUSY_TIMEOUT_S", 0.01)
     with Bank.open(adopted.path) as reader, adopted.db.transaction():
         assert VectorIndex.open(reader, embedder).count("skill") == 6
 
@@ -257,7 +256,7 @@ def test_a_manifest_that_lies_is_not_believed(
     assert faults
     assert all("skill.faiss" in fault or "mistake" in fault for fault in faults)
     with monkeypatch.context() as patch:
-        patch.setattr("skillbank.nearest.Nearest.read", None)  # FAISS must not see such a file
+        patch.setattr("skillbank.index.nearest.Nearest.read", None)  # FAISS must not see such a file
         assert content(VectorIndex.open(adopted, embedder)) == before
 
 

@@ -50,6 +50,6 @@ def test_a_lost_update_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The model is not blind: a commit that does not reach the bank is told."""
     schedule = schedules.Schedule(tmp_path, 2)
     begun = [schedules.Step(0, action, 1) for action in ("begin", "add", "commit", "begin", "tag")]
-    monkeypatch.setattr("skillbank.change.Change.tag", lambda *_, **__: None)
+    monkeypatch.setattr("skillbank.store.change.Change.tag", lambda *_, **__: None)
     with pytest.raises(AssertionError, match="sees"):
         schedule.run([*begun, schedules.Step(0, "commit", 0), schedules.Step(1, "read", 0)])

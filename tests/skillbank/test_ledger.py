@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillbank.database import Database
 from skillbank.errors import BankBusy
-from skillbank.mine.background import Background
-from skillbank.mine.calls import CallMaker, ExtractSettings
-from skillbank.mine.complete import Complete, FromFunction, Reply, Request
-from skillbank.mine.ledger import FinishedCall, Ledger
+from skillbank.mine.model.background import Background
+from skillbank.mine.model.calls import CallMaker, ExtractSettings
+from skillbank.mine.model.complete import Complete, FromFunction, Reply, Request
+from skillbank.mine.model.ledger import FinishedCall, Ledger
 from skillbank.records import Rollout
+from skillbank.store.database import Database
 
 ROLLOUT = Rollout(rollout_id="r1", problem_id="p1", problem="What is 2 zorp 3?", completion="6 ⚡", outcome="correct")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillbank.matching import by_relevance
-from skillbank.query import Query, match_expression
 from skillbank.records import Mistake, Pair, Skill
 from skillbank.store import Bank
+from skillbank.store.matching import by_relevance
+from skillbank.store.query import Query, match_expression
 
 WORDS = [f"word{n}" for n in range(12)]
 
@@ -67,7 +67,7 @@ QUERIES = [
 
 @pytest.mark.parametrize("where", QUERIES, ids=str)
 def test_keyword_search(bank: Bank, where: Query, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillbank.matching.FIRST", 3)  # so that several goes are needed
+    monkeypatch.setattr("skillbank.store.matching.FIRST", 3)  # so that several goes are needed
     expected = restated(bank, where)
     assert by_relevance(bank.db, where) == expected
     for limit, offset in ((1, 0), (5, 0), (20, 7), (3, 200)):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank.nearest import Nearest, recall
+from skillbank.index.nearest import Nearest, recall
 
 DIM = 16
 Array = np.ndarray[Any, Any]
@@ -34,8 +34,8 @@ def brute_force(vectors: dict[int, Array], queries_ND: Array, depth: int) -> tup
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same tests for both: approximate search that reads every list is exact."""
     if request.param == "approximate":
-        monkeypatch.setattr("skillbank.nearest.APPROXIMATE_FROM", 1)
-        monkeypatch.setattr("skillbank.nearest.RECALL", 1.0)
+        monkeypatch.setattr("skillbank.index.nearest.APPROXIMATE_FROM", 1)
+        monkeypatch.setattr("skillbank.index.nearest.RECALL", 1.0)
     return str(request.param)
 
 
@@ -110,7 +110,7 @@ def test_what_was_written_is_read(method: str, tmp_path: Path) -> None:
 
 def test_approximate_search_reads_as_few_lists_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 well parted clusters in 128 lists: few lists hold all neighbours, and how many find them is measured."""
-    monkeypatch.setattr("skillbank.nearest.APPROXIMATE_FROM", 4000)
+    monkeypatch.setattr("skillbank.index.nearest.APPROXIMATE_FROM", 4000)
     rng = np.random.default_rng(3)
     vectors_ND = unit(rng, 4000)
     index = Nearest.build(np.arange(4000), vectors_ND)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillbank.errors import InvalidOption
-from skillbank.query import Bound, Query
 from skillbank.records import Flag, Skill
 from skillbank.store import Bank, UsageRow
+from skillbank.store.query import Bound, Query
 
 from .made_up import evidence
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillbank.embed import Embedder
 from skillbank.errors import BankNotFound, ForeignFingerprint, InvalidOption
+from skillbank.index.embed import Embedder
+from skillbank.index.vectors import adopt, load_vectors
 from skillbank.records import Pair, RetrievedPair, Skill, problem_hash
 from skillbank.retrieve import Retriever, Settings, nearest_entries, open_retriever
 from skillbank.store import Bank
-from skillbank.vectors import adopt, load_vectors
 
 from .made_up import OPERATIONS, evidence, mined
 
@@ -224,7 +224,7 @@ def test_open_retriever(adopted: Bank, embedder: Embedder, tmp_path: Path) -> No
         pass
     with pytest.raises(BankNotFound):
         open_retriever(tmp_path / "nowhere")
-    from skillbank.embed import build_lexical_embedder
+    from skillbank.index.embed import build_lexical_embedder
 
     build_lexical_embedder(tmp_path / "foreign", ["other"])
     with pytest.raises(ForeignFingerprint):

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillbank.dedupe import merge_duplicates
-from skillbank.duplicates import find_duplicates
-from skillbank.embed import Embedder
+from skillbank.dedupe.duplicates import find_duplicates
 from skillbank.errors import CompletionFailed
-from skillbank.mine import rewording
-from skillbank.mine.complete import FromFunction, Reply, Request
-from skillbank.mine.ledger import Ledger
-from skillbank.mine.prompts import load_prompts
-from skillbank.mine.reply import ReplyInvalid
-from skillbank.mine.rewording import RewordingSettings, calls_to_make, reword
+from skillbank.index.embed import Embedder
+from skillbank.mine.model import rewording
+from skillbank.mine.model.complete import FromFunction, Reply, Request
+from skillbank.mine.model.ledger import Ledger
+from skillbank.mine.model.prompts import load_prompts
+from skillbank.mine.model.reply import ReplyInvalid
+from skillbank.mine.model.rewording import RewordingSettings, calls_to_make, reword
 from skillbank.records import Evidence, Flag, Mistake, Skill, content_hash
 from skillbank.store import Bank
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from skillbank.build import build_bank
+from skillbank.build.sharded import Sharded, _shared
 from skillbank.errors import EndpointRefuses, InvalidOption, RolloutsNotFound
-from skillbank.mine.build import build_bank
-from skillbank.mine.client import ChatClient, ClientSettings
-from skillbank.mine.complete import FromFunction, Reply
-from skillbank.mine.sharded import Sharded, _shared
+from skillbank.mine.model.client import ChatClient, ClientSettings
+from skillbank.mine.model.complete import FromFunction, Reply
 from skillbank.rollouts import write_rollouts
 
 from .scripted_server import Answer, Asked, ScriptedServer, completion, refusal

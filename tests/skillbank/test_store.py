@@ -302,7 +302,7 @@ def test_usage_makes_no_revision_and_adds_up(bank: Bank) -> None:
     assert (pair.helpful, pair.harmful, pair.mean_support) == (1, 0, 0.5)
     assert (mistake.harmful, mistake.mean_support) == (1, -0.3)
     assert bank.usage(4).mean_support is None
-    from skillbank.usage import by_entry, by_pair
+    from skillbank.store.usage import by_entry, by_pair
 
     assert {i: u.total for i, u in by_entry(bank.db).items()} == {1: 2, 2: 1, 3: 1, 5: 1}
     assert {p: u.mean_support for p, u in by_pair(bank.db).items()} == {(1, 2): 0.5, (1, 5): -0.3}

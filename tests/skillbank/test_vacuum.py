@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from sgsd.cli import app
 from skillbank.doctor import doctor, vacuum
 from skillbank.errors import BankBusy, ForeignFingerprint
+from skillbank.index.vectors import bank_embedder
 from skillbank.store import Bank
-from skillbank.vectors import bank_embedder
 
 
 def entries_and_history(bank: Bank) -> list[object]:
@@ -36,7 +36,7 @@ def test_vacuum_gives_back_room_and_changes_nothing(bank: Bank) -> None:
 def test_vacuum_refuses_where_it_would_disturb_or_could_not_tell(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ForeignFingerprint, match="no embedder yet"):
         vacuum(bank.path, drop_other_vectors=True)
-    monkeypatch.setattr("skillbank.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("skillbank.store.database.BUSY_TIMEOUT_S", 0.1)
     with bank.db.transaction(), pytest.raises(BankBusy, match="being written"):
         vacuum(bank.path)
 

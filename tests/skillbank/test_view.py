@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from skillbank import curate
-from skillbank.coverage import coverage, covers, problems
+from skillbank.look.coverage import coverage, covers, problems
+from skillbank.look.view import utilities, view_entry, view_rollout, with_context
 from skillbank.records import Evidence, Flag, ProblemText, RolloutFate, rollout_hash
 from skillbank.records import Rollout as PastRollout
 from skillbank.store import Bank, UsageRow
-from skillbank.view import utilities, view_entry, view_rollout, with_context
 
 from .made_up import OPERATIONS
 

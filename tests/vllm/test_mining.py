@@ -22,13 +22,13 @@ from sgsd.models import load_student
 from sgsd.rollout import draw_rollouts, write_past_rollouts
 from sgsd.verify import load_verifier
 from skillbank.errors import CompletionFailed, EndpointRefuses
-from skillbank.mine.answer import read_replies
-from skillbank.mine.calls import Call, CallMaker
-from skillbank.mine.client import ChatClient, ClientSettings
-from skillbank.mine.complete import Reply
-from skillbank.mine.extract import ExtractSettings, ModelMiner
-from skillbank.mine.ledger import Ledger
-from skillbank.mine.reply import read_reply
+from skillbank.mine.model.answer import read_replies
+from skillbank.mine.model.calls import Call, CallMaker
+from skillbank.mine.model.client import ChatClient, ClientSettings
+from skillbank.mine.model.complete import Reply
+from skillbank.mine.model.extract import ExtractSettings, ModelMiner
+from skillbank.mine.model.ledger import Ledger
+from skillbank.mine.model.reply import read_reply
 from skillbank.records import Rollout
 from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank

@@ -26,8 +26,8 @@ from sgsd.cli.bank.options import BankOption, JsonOption, phases
 from sgsd.cli.common import check_folder, emit, offline_without_network
 
 if TYPE_CHECKING:
-    from skillbank.mine.build import Engine
-    from skillbank.mine.extract import ExtractSettings
+    from skillbank.build import Engine
+    from skillbank.mine.model.extract import ExtractSettings
 
 Miner = Literal["contrast", "model"]
 EngineName = Literal["local", "ray"]
@@ -103,7 +103,7 @@ def build(
             timeout_s=timeout_s,
             api_key_env=api_key_env,
         )
-    from skillbank.mine.build import build_bank
+    from skillbank.build import build_bank
 
     with phases() as on_phase, _engine(engine) as where:
         report = build_bank(
@@ -131,7 +131,7 @@ def _only_with_a_model(**options: Any) -> None:
 
 
 def _extract(max_items: int, max_tokens: int, show_reference: bool, prompts: Sequence[Path] | None) -> ExtractSettings:
-    from skillbank.mine.extract import ExtractSettings
+    from skillbank.mine.model.extract import ExtractSettings
 
     return ExtractSettings(
         max_items=max_items, max_tokens=max_tokens, show_reference=show_reference, prompts=tuple(prompts or ())
@@ -140,16 +140,16 @@ def _extract(max_items: int, max_tokens: int, show_reference: bool, prompts: Seq
 
 def _engine(name: EngineName) -> AbstractContextManager[Engine]:
     if name == "ray":
-        from skillbank.mine.sharded import Sharded
+        from skillbank.build.sharded import Sharded
 
         return Sharded()
-    from skillbank.mine.build import Local
+    from skillbank.build import Local
 
     return nullcontext(Local())
 
 
 def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSettings, split: str, json: bool) -> None:
-    from skillbank.mine.intake import plan_build
+    from skillbank.build.intake import plan_build
 
     with phases() as on_phase:
         plan = plan_build(
@@ -166,8 +166,8 @@ def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSett
 def _embed_anew(path: Path, embedder: str, json: bool) -> None:
     offline_without_network(embedder)
     from skillbank.index import VectorIndex
+    from skillbank.index.vectors import adopt, embed_missing
     from skillbank.store import Bank
-    from skillbank.vectors import adopt, embed_missing
 
     with Bank.open(path) as bank, phases() as on_phase:
         model = adopt(bank, embedder)

@@ -11,8 +11,8 @@ from sgsd.cli.bank.text import paragraph
 from sgsd.cli.common import counted, warn
 
 if TYPE_CHECKING:
-    from skillbank.mine.extract import Plan
-    from skillbank.mine.report import BuildReport
+    from skillbank.build.report import BuildReport
+    from skillbank.mine.model.extract import Plan
     from skillbank.records import Kind
 
 

@@ -13,10 +13,10 @@ from sgsd.cli.common import note
 from sgsd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skillbank.change import Check
     from skillbank.curate import Operation
     from skillbank.records import Mistake, Skill
     from skillbank.store import Bank
+    from skillbank.store.change import Check
 
 EDIT = """
 Entry {entry}: change the words under the names, save and close. Unchanged or emptied, nothing is done.

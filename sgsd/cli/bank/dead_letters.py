@@ -24,8 +24,8 @@ from sgsd.cli.common import counted, emit, note
 from sgsd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skillbank.mine.extract import Mined
-    from skillbank.mine.ledger import FinishedCall, Ledger
+    from skillbank.mine.model.extract import Mined
+    from skillbank.mine.model.ledger import FinishedCall, Ledger
 
 SHOWN = 20
 """Dead letters that are printed; --json gives all."""
@@ -52,7 +52,7 @@ def dead_letters(
 
     A call that ends well this time is kept; `sgsd bank build` with the same rollouts takes it in and repeats no other.
     """
-    from skillbank.mine.ledger import Ledger
+    from skillbank.mine.model.ledger import Ledger
 
     if not retry:
         _only_with_retry(endpoint=endpoint, temperature=temperature, prompts=prompts)
@@ -60,7 +60,7 @@ def dead_letters(
             dead = [call for call in Ledger(opened.db).dead() if model in (None, call.model)]
         emit({"dead_letters": [_listed(call) for call in dead]}, json, lambda: _print(dead))
         return
-    from skillbank.mine.extract import retry_dead
+    from skillbank.mine.model.extract import retry_dead
 
     with writing(bank) as opened, phases() as on_phase:
         ledger = Ledger(opened.db)

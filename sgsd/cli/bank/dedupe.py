@@ -26,9 +26,9 @@ from sgsd.cli.common import counted, emit, note
 from sgsd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skillbank.duplicates import Look
-    from skillbank.mine.complete import Complete
-    from skillbank.mine.rewording import Rewordings
+    from skillbank.dedupe.duplicates import Look
+    from skillbank.mine.model.complete import Complete
+    from skillbank.mine.model.rewording import Rewordings
     from skillbank.records import Kind
     from skillbank.store import Bank
 
@@ -65,11 +65,11 @@ def dedupe(
     if asks and (json or not sys.stdin.isatty()):
         raise ConfigError("nobody can be asked here: look with --preview, merge with --yes")
     from skillbank.dedupe import merge_duplicates
-    from skillbank.duplicates import find_duplicates
+    from skillbank.dedupe.duplicates import find_duplicates
     from skillbank.guard import Guard
-    from skillbank.query import Query
+    from skillbank.index.vectors import bank_embedder
     from skillbank.store import Bank
-    from skillbank.vectors import bank_embedder
+    from skillbank.store.query import Query
 
     kinds: Sequence[Kind] = ("skill", "mistake") if kind is None else (kind,)
     with Bank.open(bank) as opened:
@@ -118,8 +118,8 @@ def _reword(
     quiet: bool,
 ) -> Rewordings | None:
     """What the model writes for the clusters, shown and confirmed; None where it is only previewed."""
-    from skillbank.mine.ledger import Ledger
-    from skillbank.mine.rewording import RewordingSettings, calls_to_make, reword
+    from skillbank.mine.model.ledger import Ledger
+    from skillbank.mine.model.rewording import RewordingSettings, calls_to_make, reword
 
     clusters = look.to_reword(bank)
     settings = RewordingSettings(prompts=tuple(prompts))

@@ -11,8 +11,8 @@ from sgsd.cli.common import counted
 
 if TYPE_CHECKING:
     from skillbank.dedupe import Merged
-    from skillbank.duplicates import Duplicates
-    from skillbank.mine.rewording import Rewordings
+    from skillbank.dedupe.duplicates import Duplicates
+    from skillbank.mine.model.rewording import Rewordings
 
 SHOWN_APART = 10
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from skillbank.doctor import Finding, Report, Vacuumed
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
 
 
 @app.command(epilog="Example: sgsd bank doctor --fix --bank bank")
@@ -58,8 +58,8 @@ def vacuum(
 
 def _embedder(bank: Path) -> Embedder | None:
     """The bank's own; None when it has none yet."""
+    from skillbank.index.vectors import bank_embedder
     from skillbank.store import Bank
-    from skillbank.vectors import bank_embedder
 
     with Bank.open(bank) as opened:
         name = opened.meta("embedder")

@@ -11,7 +11,7 @@ import typer
 from sgsd.cli.common import offline_without_network
 
 if TYPE_CHECKING:
-    from skillbank.mine.complete import Complete
+    from skillbank.mine.model.complete import Complete
 
 EndpointOption = Annotated[
     list[str] | None,
@@ -57,7 +57,7 @@ def open_writer(
     ModelNotFound.
     """
     if endpoints:
-        from skillbank.mine.client import ChatClient, ClientSettings
+        from skillbank.mine.model.client import ChatClient, ClientSettings
 
         settings = ClientSettings(
             endpoints=tuple(endpoints),

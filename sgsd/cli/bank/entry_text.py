@@ -11,10 +11,10 @@ from sgsd.cli.bank.text import headline, headlines, one_line, paragraph, termina
 from sgsd.cli.common import coloured, counted
 
 if TYPE_CHECKING:
-    from skillbank.events import Event
+    from skillbank.look.view import EntryView, Place, RolloutView
     from skillbank.records import Entry
     from skillbank.store import Bank
-    from skillbank.view import EntryView, Place, RolloutView
+    from skillbank.store.events import Event
 
 SHOWN_PLACES = 20
 SHOWN_EVENTS = 20
@@ -132,7 +132,7 @@ def _words(text: str, *, last: bool) -> str:
     """The words next to a quote, none of them cut."""
     if not text.strip():
         return ""
-    from skillbank.view import CONTEXT
+    from skillbank.look.view import CONTEXT
 
     words = text.split(" ")
     if len(text) >= CONTEXT:

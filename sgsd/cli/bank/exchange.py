@@ -110,7 +110,7 @@ def export(
     if not to_stdout:
         check_file(file, "FILE", "bank.jsonl")
     from skillbank.exchange import export_file
-    from skillbank.query import Query
+    from skillbank.store.query import Query
 
     query = None if where is None else Query.parse(where)
     with reading(bank) as opened, tempfile.TemporaryDirectory() as folder:

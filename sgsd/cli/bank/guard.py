@@ -24,7 +24,7 @@ from sgsd.cli.bank.options import (
 from sgsd.cli.common import check_file, emit, offline_without_network, waiting
 
 if TYPE_CHECKING:
-    from skillbank.embed import Embedder
+    from skillbank.index.embed import Embedder
     from skillbank.store import Bank
 
 NearOption = Annotated[
@@ -147,6 +147,6 @@ def _embedder(bank: Bank, near: bool) -> Embedder | None:
         )
     offline_without_network(recorded)
     with waiting("loading the embedder"):
-        from skillbank.vectors import bank_embedder
+        from skillbank.index.vectors import bank_embedder
 
         return bank_embedder(bank)

@@ -53,7 +53,7 @@ def list_entries(
     }  # fmt: skip
     criteria = query(where, given)
     order = sort or ("relevance" if criteria.text is not None else "id")
-    from skillbank.view import utilities
+    from skillbank.look.view import utilities
 
     with reading(bank) as opened, opened.db.snapshot():
         entries = opened.entries(criteria, sort=order, limit=limit, offset=offset)
@@ -74,7 +74,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show an entry: its words, status, flags, evidence in its context, use in training and history."""
-    from skillbank.view import view_entry
+    from skillbank.look.view import view_entry
 
     with reading(bank) as opened:
         view = view_entry(opened, entry_id)
@@ -104,7 +104,7 @@ def search(
     if kind == "pair" and (semantic or hybrid):
         raise typer.BadParameter("pairs have no vectors: choose skill or mistake", param_hint="--kind")
     criteria = query(where, {"kind": kind})
-    from skillbank.find import find
+    from skillbank.look.find import find
     from skillbank.store import Bank
 
     # An index that is out of date is written anew, where one may write.
@@ -113,7 +113,7 @@ def search(
         embedder = None
         if semantic or hybrid:
             with waiting("loading the embedder"):
-                from skillbank.vectors import bank_embedder
+                from skillbank.index.vectors import bank_embedder
 
                 embedder = bank_embedder(opened)
         how: Literal["keyword", "semantic", "hybrid"] = "hybrid" if hybrid else "semantic" if semantic else "keyword"
@@ -134,7 +134,7 @@ def search(
 @app.command(epilog="Example: sgsd bank stats --bank bank --json")
 def stats(bank: BankOption, json: JsonOption = False) -> None:
     """Count what the bank holds, covers and was mined from."""
-    from skillbank.coverage import coverage
+    from skillbank.look.coverage import coverage
 
     with reading(bank) as opened:
         numbers = coverage(opened)
@@ -153,7 +153,7 @@ def problems(
     json: JsonOption = False,
 ) -> None:
     """List the problems the bank was mined from, and whether a useful pair serves them."""
-    from skillbank import coverage
+    from skillbank.look import coverage
 
     with reading(bank) as opened, opened.db.snapshot():
         found = coverage.problems(opened, cover, limit=limit, offset=offset)
@@ -171,7 +171,7 @@ def rollout(
 ) -> None:
     """Show what became of a rollout, and the entries that rest on it."""
     from skillbank.errors import EntryNotFound
-    from skillbank.view import view_rollout
+    from skillbank.look.view import view_rollout
 
     with reading(bank) as opened:
         view = view_rollout(opened, rollout_id)

@@ -13,8 +13,8 @@ import typer
 from sgsd.cli.common import console
 
 if TYPE_CHECKING:
-    from skillbank.query import Query
     from skillbank.store import Bank
+    from skillbank.store.query import Query
 
 # Spelt out here as well as in skillbank.records, which would bring pydantic into `sgsd --help`.
 Kind = Literal["skill", "mistake", "pair"]
@@ -86,7 +86,7 @@ def _phase(name: str, done: int, total: int | None) -> str:
 def query(where: str | None, given: Mapping[str, object]) -> Query:
     """What `--where` and the options together select. Raises InvalidOption for what is given twice."""
     from skillbank.errors import InvalidOption
-    from skillbank.query import Query
+    from skillbank.store.query import Query
 
     parsed = Query.parse(where or "")
     values = {name: getattr(parsed, name) for name in parsed.model_fields_set}

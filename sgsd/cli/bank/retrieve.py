@@ -12,7 +12,7 @@ from sgsd.cli.bank.options import BankOption, JsonOption
 from sgsd.cli.common import emit, waiting
 
 if TYPE_CHECKING:
-    from skillbank.explain import Explanation
+    from skillbank.retrieve.explain import Explanation
 
 Mode = Literal["similar", "random"]
 Pairing = Literal["rank", "mined", "match"]
@@ -93,8 +93,8 @@ def why(
     """Show what a problem is given, with cosines and weights, and why the next nearest entries are not used."""
     _check_words(problem)
     with waiting("loading the embedder"):
-        from skillbank.explain import explain
         from skillbank.retrieve import open_retriever
+        from skillbank.retrieve.explain import explain
 
         retriever = open_retriever(
             bank,

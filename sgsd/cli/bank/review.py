@@ -23,8 +23,8 @@ from sgsd.errors import SGSDError
 
 if TYPE_CHECKING:
     from skillbank.curate import Operation
-    from skillbank.query import Query
     from skillbank.store import Bank
+    from skillbank.store.query import Query
 
 QUARANTINED = "status:quarantined"
 PLACES = 5
@@ -137,7 +137,7 @@ class Review:
         return edited or bool(self.bank.count(self.where, ids=[entry_id]))
 
     def _show(self) -> None:
-        from skillbank.view import view_entry
+        from skillbank.look.view import view_entry
 
         typer.echo(f"\n{'-' * min(72, text.terminal_width())}")
         entry_text.entry(view_entry(self.bank, self.ids[self.place]), history=False, places=PLACES)

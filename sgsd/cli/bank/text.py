@@ -14,12 +14,12 @@ import typer
 from sgsd.cli.common import coloured, counted
 
 if TYPE_CHECKING:
-    from skillbank.coverage import Coverage, Problem
     from skillbank.curate import FieldChange, Operation
-    from skillbank.events import Event
-    from skillbank.find import Found
+    from skillbank.look.coverage import Coverage, Problem
+    from skillbank.look.find import Found
     from skillbank.records import Entry, Kind, Pair, RetrievedPair
     from skillbank.store import Bank, Revision
+    from skillbank.store.events import Event
 
 SHOWN_CHANGES = 20
 LINE = 100
@@ -128,8 +128,8 @@ def problems(found: Sequence[Problem], total: int, offset: int) -> None:
 
 
 def stats(path: Path, numbers: Coverage) -> None:
-    from skillbank.lexical import DESCRIPTION
-    from skillbank.vectors import FOLDER
+    from skillbank.index.lexical import DESCRIPTION
+    from skillbank.index.vectors import FOLDER
 
     embedder = DESCRIPTION if numbers.embedder == FOLDER else numbers.embedder or "none yet"
     idle = f"{numbers.pairs_never_retrieved:,} of {numbers.pairs_in_use:,} in use"

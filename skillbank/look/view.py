@@ -1,0 +1,138 @@
+"""All that a bank knows about one entry, put together for whoever looks at it: command line and web page.
+
+The words around a quoted span come from the rollout's completion, which the bank keeps where an entry rests on it;
+without it the quote stands alone. Nothing here changes a bank.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+
+from skillbank.records import Entry, Evidence, Pair, Record, RolloutFate
+from skillbank.store import Bank
+from skillbank.store.events import Event
+from skillbank.store.query import Query
+from skillbank.store.usage import Usage
+
+CONTEXT = 160
+"""Characters of a completion shown before and after a quoted span."""
+
+
+class Place(Evidence):
+    """A place on which an entry rests, with the words around it."""
+
+    before: str = ""
+    after: str = ""
+    """Both empty where the bank has not kept the completion, or the quote is not in it."""
+
+
+class EntryView(Record):
+    """An entry, and everything that hangs on it."""
+
+    entry: Entry
+    sides: tuple[Entry, ...]
+    """Of a pair: its skill and its mistake."""
+    pairs: tuple[Entry, ...]
+    """Of a skill or a mistake: the pairs that it is part of."""
+    stands_for: tuple[Entry, ...]
+    """What was merged into it, directly or through others."""
+    retrieved: bool
+    """Whether retrieval may return it; of a pair, whether it is active and both of its sides may be returned."""
+    evidence: tuple[Place, ...]
+    problems: dict[str, str]
+    """Text of the problems that the places are in, where the bank has it."""
+    usage: Usage
+    utility: float | None
+    """In [-1, 1]; None when training never used it."""
+    history: tuple[Event, ...]
+
+
+class RolloutView(Record):
+    """What became of a rollout, for each miner that read it, and what rests on it."""
+
+    fates: tuple[RolloutFate, ...]
+    problem: str | None
+    entries: tuple[Entry, ...]
+
+
+def view_entry(bank: Bank, entry_id: int) -> EntryView:
+    """Raises EntryNotFound."""
+    with bank.db.snapshot():
+        entry = bank.get(entry_id)
+        content = entry.content
+        sides = [bank.get(content.skill_id), bank.get(content.mistake_id)] if isinstance(content, Pair) else []
+        places = with_context(bank, bank.evidence(entry_id))
+        usage = bank.usage(entry_id)
+        return EntryView(
+            entry=entry,
+            sides=tuple(sides),
+            pairs=() if sides else tuple(bank.pairs_with(entry_id)),
+            stands_for=tuple(bank.merged_into(entry_id)),
+            retrieved=_retrieved(bank, entry, sides),
+            evidence=tuple(places),
+            problems=_problems(bank, {place.problem_id for place in places}),
+            usage=usage,
+            utility=usage.utility,
+            history=tuple(bank.history(entry_id)),
+        )
+
+
+def view_rollout(bank: Bank, rollout_id: str) -> RolloutView | None:
+    """None for a rollout that no miner read and nothing rests on."""
+    with bank.db.snapshot():
+        fates = bank.rollout(rollout_id)
+        entries = bank.entries(Query(rollout=rollout_id))
+        if not fates and not entries:
+            return None
+        problem = bank.problem(fates[0].problem_id) if fates else None
+        return RolloutView(
+            fates=tuple(fates), problem=None if problem is None else problem.problem, entries=tuple(entries)
+        )
+
+
+def with_context(bank: Bank, evidence: Sequence[Evidence]) -> list[Place]:
+    """The places, each with the words around it."""
+    texts = _completions(bank, {place.rollout_id for place in evidence})
+    return [_placed(place, texts.get(place.rollout_id)) for place in evidence]
+
+
+def _placed(evidence: Evidence, completion: str | None) -> Place:
+    values = {name: getattr(evidence, name) for name in Evidence.model_fields}
+    if completion is None:
+        return Place(**values)
+    start, end = evidence.span or (0, 0)
+    if completion[start:end] != evidence.quote:  # quotes are found by their words where offsets are not given
+        start = completion.find(evidence.quote)
+        end = start + len(evidence.quote)
+    if start < 0:
+        return Place(**values)
+    return Place(**values, before=completion[max(0, start - CONTEXT) : start], after=completion[end : end + CONTEXT])
+
+
+def _completions(bank: Bank, rollout_ids: Iterable[str]) -> dict[str, str]:
+    named = json.dumps(sorted(rollout_ids))
+    sql = (
+        "SELECT rollout_id, completion FROM rollouts"
+        " WHERE completion IS NOT NULL AND rollout_id IN (SELECT value FROM json_each(?))"
+    )
+    return {row[0]: zlib.decompress(row[1]).decode() for row in bank.db.stream(sql, (named,))}
+
+
+def _problems(bank: Bank, problem_ids: Iterable[str]) -> dict[str, str]:
+    named = json.dumps(sorted(problem_ids))
+    sql = "SELECT problem_id, problem FROM problems WHERE problem_id IN (SELECT value FROM json_each(?))"
+    return {row[0]: row[1] for row in bank.db.rows(sql, (named,))}
+
+
+def _retrieved(bank: Bank, entry: Entry, sides: Sequence[Entry]) -> bool:
+    if entry.kind != "pair":
+        return bool(bank.retrievable(entry.kind, ids=[entry.id]))
+    return entry.status == "active" and all(_retrieved(bank, side, ()) for side in sides)
+
+
+def utilities(bank: Bank, ids: Iterable[int]) -> dict[int, float]:
+    """Utility of those among the entries that training has used."""
+    sql = "SELECT id, utility FROM entry_usage WHERE id IN (SELECT value FROM json_each(?))"
+    return {row[0]: row[1] for row in bank.db.rows(sql, (json.dumps(list(ids)),))}

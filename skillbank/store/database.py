@@ -1,0 +1,161 @@
+"""The SQLite file under a bank: opening it, transactions, and one clear line when it fails.
+
+One writer, many readers: WAL mode, changes begin IMMEDIATE, everyone waits `BUSY_TIMEOUT_S` for a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from skillbank.errors import BankBusy, BankCorrupt, InvalidEntry, SkillBankError
+from skillbank.store.schema import APPLICATION_ID, FORMAT, SCHEMA
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class Database:
+    """A connection to a bank's file. Every failure of SQLite comes out as a SkillBankError that names the file.
+
+    Raises: BankCorrupt when the file is no database, no bank, of a newer format, or damaged; BankBusy on a held lock.
+    """
+
+    def __init__(self, file: Path, *, readonly: bool = False, create: bool = False) -> None:
+        self.file = file
+        mode = "rwc" if create else "ro" if readonly else "rw"
+        uri = f"{file.resolve().as_uri()}?mode={mode}"
+        if readonly and not os.access(file.parent, os.W_OK):
+            uri += "&immutable=1"  # nobody can write there, and WAL's shared-memory file could not be made
+        with self._translated():
+            self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        try:
+            with self._translated():
+                if create:
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                    self._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                self._check()
+                self._connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _check(self) -> None:
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise BankCorrupt(f"{self.file} is not a skill bank: it is empty or a database of something else")
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != FORMAT:
+            raise BankCorrupt(
+                f"{self.file} has bank format {version}, this version reads {FORMAT}: install the version that wrote it"
+            )
+        self._connection.execute("SELECT count(*) FROM meta").fetchone()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise BankBusy(
+                    f"{self.file} is being written by another process: waited {BUSY_TIMEOUT_S:g} s"
+                ) from error
+            if "Could not decode" in str(error):
+                raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
+            raise SkillBankError(f"{self.file}: {error}") from error
+        except UnicodeDecodeError as error:  # SQLite tells what is wrong in the words of the damaged file
+            raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
+        except UnicodeEncodeError as error:
+            raise _half_a_character(error) from error
+        except (sqlite3.DataError, OverflowError) as error:
+            raise InvalidEntry(
+                f"{self.file} cannot hold it ({error}): give a shorter text, or a smaller number"
+            ) from error
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise  # a mistake of ours, not of the file
+        except sqlite3.DatabaseError as error:
+            raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self._translated():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+        """The first row of a query, None when there is none."""
+        with self._translated():
+            row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+            return row
+
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of the first row, None when there is no row."""
+        row = self.row(sql, parameters)
+        return None if row is None else row[0]
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Generator[sqlite3.Row, None, None]:
+        """The rows of a query, one at a time, for results too large to hold twice."""
+        with self._translated():
+            yield from self._connection.execute(sql, parameters)
+
+    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Runs an INSERT and returns the new row's id."""
+        with self._translated():
+            return int(self._connection.execute(sql, parameters).lastrowid or 0)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Runs a statement and returns how many rows it changed."""
+        with self._translated():
+            return self._connection.execute(sql, parameters).rowcount
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._translated():
+            self._connection.executemany(sql, rows)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Takes the write lock at once; commits at the end, rolls everything back on any exception.
+
+        Inside another transaction it is part of that one.
+        """
+        with self._begin("BEGIN IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads inside see one state, whatever others commit meanwhile."""
+        with self._begin("BEGIN"):
+            yield
+
+    @contextmanager
+    def _begin(self, statement: str) -> Iterator[None]:
+        if self._connection.in_transaction:
+            yield
+            return
+        self.run(statement)
+        try:
+            yield
+        except BaseException as error:
+            if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                self.run("ROLLBACK")
+            if isinstance(error, UnicodeEncodeError):  # from a hash of the text, before SQLite was given it
+                raise _half_a_character(error) from error
+            raise
+        self.run("COMMIT")
+
+
+def _half_a_character(error: UnicodeEncodeError) -> InvalidEntry:
+    found = ascii(error.object[error.start : error.end])
+    return InvalidEntry(
+        f"a text has {found} at {error.start}, which is half a character: remove it, or give the whole one"
+    )
