@@ -8,6 +8,7 @@ Memory does not grow with the rollouts, only with the texts that are embedded.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -48,6 +49,8 @@ __all__ = ["Build", "BuildReport", "BuildSettings", "Engine", "Local", "build_ba
 
 Progress = Callable[[str, int, int | None], None]
 """(phase, done, total or None when it is not known beforehand)"""
+COLLECT_FROM = 100_000
+"""Objects, in place of Python's 700 or 2,000."""
 MinerName = Literal["contrast", "model"]
 
 
@@ -155,9 +158,21 @@ def build_bank(
             if complete is not None:
                 mining = Extracting(where.extracts(complete, extract or ExtractSettings(), Ledger(opened.db)))
             build = Build(settings, where, mining, site, opened, connection, on_progress or _silent)
-            report = build.run([Path(file) for file in rollouts])
+            with _few_collections():
+                report = build.run([Path(file) for file in rollouts])
         site.finish()
     return report
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """What a build allocates dies by itself; looking for cycles in it takes a fifth of the time of mining."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_FROM, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _silent(phase: str, done: int, total: int | None) -> None:

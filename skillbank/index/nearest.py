@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from skillbank.index.pages import large_pages
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -41,6 +43,8 @@ class Nearest:
         self.recall = recall
         """Share of the exact result that was found when it was built; None for exact search."""
         self._sorted_ids_N: np.ndarray[Any, Any] | None = None
+        self._paged = 0
+        self._page()
 
     @classmethod
     def build(
@@ -91,9 +95,21 @@ class Nearest:
                 return
             self.probes *= 2
 
+    def _page(self) -> None:
+        """Moves the vectors of exact search into large pages where they lie, in the background."""
+        import faiss
+
+        if self.approximate or not self.count:
+            return
+        flat: Any = faiss.downcast_index(self._index.index)
+        address = int(flat.get_xb())
+        if address != self._paged:
+            self._paged = address
+            large_pages(address, 4 * flat.ntotal * flat.d)
+
     @property
     def approximate(self) -> bool:
-        return self.recall is not None or self.probes > 0
+        return not hasattr(self._index, "id_map")  # which FAISS wraps around an exact index
 
     @property
     def outgrown(self) -> bool:
@@ -179,6 +195,7 @@ class Nearest:
         self.drop(ids_N[known_N & ~same_N])
         self._sorted_ids_N = None
         self._index.add_with_ids(np.ascontiguousarray(vectors_ND[~same_N]), np.ascontiguousarray(ids_N[~same_N]))
+        self._page()  # more room may be elsewhere
         return int((~same_N).sum())
 
     def drop(self, ids_N: np.ndarray[Any, Any]) -> int:

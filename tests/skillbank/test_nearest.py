@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillbank.index.nearest import Nearest, recall
+from skillbank.index.pages import large_pages
 
 DIM = 16
 Array = np.ndarray[Any, Any]
@@ -120,6 +121,26 @@ def test_approximate_search_reads_as_few_lists_as_it_may(monkeypatch: pytest.Mon
     queries_ND = vectors_ND[::40]
     expected = brute_force(dict(enumerate(vectors_ND)), queries_ND, 8)[1]
     assert recall(expected, index.search(queries_ND, 8)[1]) > 0.97
+
+
+def test_large_pages_change_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("skillbank.index.nearest.large_pages", lambda address, size: asked.append((address, size)))
+    rng = np.random.default_rng(4)
+    index = Nearest.build(np.arange(1000), unit(rng, 1000))
+    index.put(np.arange(1000, 1001), unit(rng, 1))  # no room was left: all moves elsewhere
+    index.put(np.arange(1001, 1002), unit(rng, 1))  # now there is some
+    index.drop(np.arange(5))
+    assert [size for _, size in asked] == [4 * DIM * 1000, 4 * DIM * 1001]
+    assert asked[0][0] != asked[1][0]
+    monkeypatch.setattr("skillbank.index.pages.SMALLEST", 1)
+    numbers = rng.integers(0, 255, size=9 * 2**20, dtype=np.uint8)
+    before = numbers.copy()
+    thread = large_pages(numbers.ctypes.data, numbers.nbytes)
+    if thread is not None:
+        thread.join()
+    np.testing.assert_array_equal(numbers, before)
+    assert large_pages(numbers.ctypes.data, 0) is None
 
 
 def test_recall_by_hand() -> None:
