@@ -37,7 +37,7 @@ from skillbank.build.site import REJECTED_FILE, Site
 from skillbank.build.spool import Spool, scratch
 from skillbank.store.mined import add_mined
 from skillbank.records import Flag, Record, Rollout, RolloutFate
-from skillbank.rollouts import OnReject, RejectLog, read_rollouts
+from skillbank.rollouts import OnReject, Reading, RejectLog
 from skillbank.store import Bank
 from skillbank.index.vectors import FOLDER, adopt, bank_embedder, embed_missing
 
@@ -62,6 +62,7 @@ class BuildSettings(Record):
     merge_cosine: float = 0.95
     split: str = "train"
     """Rollouts of other splits are rejected."""
+    reading: Reading = Reading()
     evaluations: tuple[Path, ...] = ()
     """Files of evaluation problems for the bank's registry, which the guard keeps entries apart from."""
 
@@ -69,7 +70,7 @@ class BuildSettings(Record):
 class Engine(Protocol):
     """Where the work is done: `Local`, or a cluster (`sharded.py`). Results do not depend on it."""
 
-    def read(self, files: Sequence[Path], on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
+    def read(self, files: Sequence[Path], reading: Reading, on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
         """The rollouts of all files, in order."""
         ...
 
@@ -95,9 +96,9 @@ class Engine(Protocol):
 class Local:
     """Everything in this process."""
 
-    def read(self, files: Sequence[Path], on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
+    def read(self, files: Sequence[Path], reading: Reading, on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
         for file in files:
-            for rollout in read_rollouts(file, on_reject=on_reject):
+            for rollout in reading.rollouts(file, on_reject):
                 yield file, rollout
 
     def contrasts(self, groups: Groups) -> Iterator[MinedProblem]:
@@ -127,6 +128,7 @@ def build_bank(
     extract: ExtractSettings | None = None,
     merge_cosine: float = 0.95,
     split: str = "train",
+    reading: Reading | None = None,
     evaluations: Sequence[str | Path] = (),
     engine: Engine | None = None,
     on_progress: Progress | None = None,
@@ -149,7 +151,11 @@ def build_bank(
     if not rollouts:
         raise RolloutsNotFound("no rollout file is named; name at least one JSONL or parquet file of past rollouts")
     settings = BuildSettings(
-        embedder=embedder, merge_cosine=merge_cosine, split=split, evaluations=tuple(map(Path, evaluations))
+        embedder=embedder,
+        merge_cosine=merge_cosine,
+        split=split,
+        reading=reading or Reading(),
+        evaluations=tuple(map(Path, evaluations)),
     )
     where = engine or Local()
     with Site(Path(bank)) as site:
@@ -211,7 +217,7 @@ class Build:
                 for file in self.settings.evaluations:
                     register(self.bank, file)
                 take_in(
-                    self.engine.read(files, rejects),
+                    self.engine.read(files, self.settings.reading, rejects),
                     self.spool,
                     split=self.settings.split,
                     bank=None if self.site.new else self.bank,
@@ -265,12 +271,13 @@ class Build:
     # Storing
 
     def _store(self, files: Sequence[Path]) -> None:
-        """First what the guard looks up, problems and rollouts; then all entries, guarded, in one revision."""
-        self.bank.record_problems(self.spool.problems())
-        self.bank.record_rollouts(self._fates())
+        """First what the guard looks up, problems and rollouts; then all entries, guarded, in one revision. All or
+        nothing: no rollout is told accepted without its entry."""
         reason = f"{self.miner.name} over {', '.join(file.name for file in files)}"
-        guard = guard_of(self.bank, self.harvest.texts())
         with self.bank.change(actor="miner", reason=reason) as change:
+            self.bank.record_problems(self.spool.problems())
+            self.bank.record_rollouts(self._fates())
+            guard = guard_of(self.bank, self.harvest.texts())
             last = self.bank.db.value("SELECT coalesce(max(id), 0) FROM entries")
             add_mined(change, self.harvest.results())
             new = "SELECT id FROM entries WHERE id > ? AND kind <> 'pair' ORDER BY id"

@@ -40,7 +40,7 @@ def contexts(guard: Guard, bank: Bank, ids: Sequence[int]) -> Iterator[tuple[int
         evidence = _evidence(bank, some)
         around.prepare(evidence.values())
         for entry_id, content in _contents(bank, some):
-            yield entry_id, guard._context(content, evidence[entry_id], around)
+            yield entry_id, guard.context(content, evidence[entry_id], around)
 
 
 def _contents(bank: Bank, ids: Sequence[int]) -> list[tuple[int, Skill | Mistake]]:

@@ -14,7 +14,7 @@ from skillbank.build.report import Tally
 from skillbank.build.site import building_bank
 from skillbank.build.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
 from skillbank.records import Rollout, rollout_hash
-from skillbank.rollouts import Rejected, RejectLog, read_rollouts
+from skillbank.rollouts import Reading, Rejected, RejectLog
 from skillbank.store import FILE, Bank
 
 PROGRESS_EVERY = 1000
@@ -60,12 +60,13 @@ def plan_build(
     model: str,
     extract: ExtractSettings | None = None,
     split: str = "train",
+    reading: Reading | None = None,
     count_tokens: Callable[[str], int] | None = None,
     on_rollouts: Callable[[int], None] = lambda done: None,
 ) -> Plan:
     """Counts rollouts, calls and tokens of `build_bank(miner="model")`, and which calls the ledger of the bank, or of a
     killed build of it, has already. Writes nothing there. Raises what reading raises."""
-    target = Path(bank)
+    target, how = Path(bank), reading or Reading()
     held = next((folder for folder in (target, building_bank(target)) if (folder / FILE).exists()), None)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -74,7 +75,7 @@ def plan_build(
         rejects = stack.enter_context(RejectLog(work / "rejected.jsonl"))
         files = [Path(file) for file in rollouts]
         take_in(
-            ((file, rollout) for file in files for rollout in read_rollouts(file, on_reject=rejects)),
+            ((file, rollout) for file in files for rollout in how.rollouts(file, rejects)),
             spool,
             split=split,
             bank=known if held == target else None,

@@ -36,7 +36,7 @@ from skillbank.mine.model.ledger import FinishedCall, Ledger
 from skillbank.build.miners import Groups
 from skillbank.store.query import SIDES, retrievable
 from skillbank.records import Flag, Kind, Rollout
-from skillbank.rollouts import OnReject
+from skillbank.rollouts import OnReject, Reading
 from skillbank.store import Bank
 
 WINDOW = 8192
@@ -89,10 +89,14 @@ class Sharded:
 
     # The stages
 
-    def read(self, files: Sequence[Path], on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
+    def read(
+        self, files: Sequence[Path], reading: Reading, on_reject: OnReject
+    ) -> Iterator[tuple[Path, Rollout]]:
         ray = _ray()
         shards = ray.data.from_items([{"file": str(file)} for file in files], override_num_blocks=max(1, len(files)))
-        for row in shards.map_batches(workers.read, batch_size=1, batch_format="pyarrow").iter_rows():
+        for row in shards.map_batches(
+            workers.read, batch_size=1, batch_format="pyarrow", fn_kwargs={"reading": reading}
+        ).iter_rows():
             file, rollouts, rejected, failure = pickle.loads(row["work"])
             for one in rejected:
                 on_reject(one)

@@ -25,7 +25,7 @@ from skillbank.mine.contrast import mine_problem
 from skillbank.mine.model.ledger import FinishedCall, Ledger
 from skillbank.mine.model.prompts import load_prompts
 from skillbank.records import Rollout
-from skillbank.rollouts import Rejected, read_rollouts
+from skillbank.rollouts import Reading, Rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ def _packed(results: object) -> Row:
     return {"work": pickle.dumps(results)}
 
 
-def read(files: pa.Table) -> Iterator[pa.Table]:
+def read(files: pa.Table, reading: Reading) -> Iterator[pa.Table]:
     """Batches of (file, rollouts, rejected lines, why reading ended early)."""
     import pyarrow as pa
 
@@ -54,7 +54,7 @@ def read(files: pa.Table) -> Iterator[pa.Table]:
     for file in files["file"].to_pylist():
         failure: Failure | None = None
         try:
-            for rollout in read_rollouts(file, on_reject=rejected.append):
+            for rollout in reading.rollouts(file, rejected.append):
                 rollouts.append(rollout)
                 if len(rollouts) + len(rejected) >= READ_AT_ONCE:
                     yield batch(file)

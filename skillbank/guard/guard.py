@@ -108,7 +108,7 @@ class Guard:
 
     def check(self, content: Skill | Mistake, evidence: Sequence[Evidence] = ()) -> tuple[Flag, ...]:
         """The flags of a wording with what it rests on. What `add_mined(check=...)` calls."""
-        return tuple(flags_of(self._context(content, evidence, self._around), self.rules))
+        return tuple(flags_of(self.context(content, evidence, self._around), self.rules))
 
     def scan(
         self, bank: Bank, where: Query | None = None, *, actor: str, reason: str = "", preview: bool = False
@@ -183,12 +183,13 @@ class Guard:
             self._embed(entries, evidence, around)
             for entry in entries:
                 assert not isinstance(entry.content, Pair)
-                context = self._context(entry.content, evidence[entry.id], around)
+                context = self.context(entry.content, evidence[entry.id], around)
                 yield entry, tuple(flags_of(context, self.rules))
 
     # What a rule gets to see
 
-    def _context(self, content: Skill | Mistake, evidence: Sequence[Evidence], around: Surroundings) -> Context:
+    def context(self, content: Skill | Mistake, evidence: Sequence[Evidence], around: Surroundings) -> Context:
+        """What the rules may look at beside the words."""
         problem_ids = dict.fromkeys(place.problem_id for place in evidence)
         sources = tuple(around.source(problem_id) for problem_id in problem_ids)
         if len(sources) > MAX_SOURCES:

@@ -10,8 +10,8 @@ writing.py   rollouts -> a file
 """
 
 from skillbank.rollouts.formats import Format
-from skillbank.rollouts.reading import read_rollouts, reader_for
+from skillbank.rollouts.reading import Reading, read_rollouts, reader_for
 from skillbank.rollouts.rejects import OnReject, Rejected, RejectLog
 from skillbank.rollouts.writing import write_rollouts
 
-__all__ = ["Format", "OnReject", "RejectLog", "Rejected", "read_rollouts", "reader_for", "write_rollouts"]
+__all__ = ["Format", "OnReject", "Reading", "RejectLog", "Rejected", "read_rollouts", "reader_for", "write_rollouts"]

@@ -12,11 +12,27 @@ from pathlib import Path
 from typing import get_args
 
 from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
-from skillbank.records import Rollout
+from skillbank.records import Record, Rollout
 from skillbank.rollouts.formats import FORMATS, NATIVE_FIELDS, Format, detect
 from skillbank.rollouts.lines import Read, records, shown
 from skillbank.rollouts.rejects import OnReject, Rejected, Unusable, ignore
 from skillbank.rollouts.rewards import Verdict
+
+
+class Reading(Record):
+    """How files of past rollouts are to be read."""
+
+    format: Format = "auto"
+    reward: str | None = None
+    """Of a format with rewards and no outcome: the one that decides."""
+    threshold: float | None = None
+    """The reward from which an attempt is right."""
+
+    def rollouts(self, file: str | os.PathLike[str], on_reject: OnReject | None = None) -> Iterator[Rollout]:
+        """`read_rollouts` of a file."""
+        return read_rollouts(
+            file, format=self.format, reward=self.reward, threshold=self.threshold, on_reject=on_reject
+        )
 
 
 def read_rollouts(

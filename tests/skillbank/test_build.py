@@ -17,7 +17,7 @@ from skillbank.mine.model.complete import FromFunction, Reply, Request
 from skillbank.mine.wording import skill_from_step
 from skillbank.records import Outcome, Pair, Rollout
 from skillbank.retrieve import open_retriever
-from skillbank.rollouts import write_rollouts
+from skillbank.rollouts import Reading, write_rollouts
 from skillbank.store import Bank, Query
 
 RULES = {"zorp": ("doubled sum", "sum"), "blick": ("reversed difference", "difference"), "quam": ("product", "sum")}
@@ -298,3 +298,20 @@ def test_a_bank_from_real_model_solutions(tmp_path: Path) -> None:
     report = build_bank([Path(os.environ["SGSD_DATA"]) / "rollouts" / "gsm8k_model_solutions.jsonl"], tmp_path / "bank")
     assert (report.rollouts, report.problems, report.problems_with_both, report.unusable) == (3600, 900, 503, {})
     assert report.entries["pair"] > 700
+
+
+def test_rewards_are_judged_as_the_build_is_told(tmp_path: Path) -> None:
+    """Files with rewards and no outcome: the threshold decides, and without one a fraction is unverifiable."""
+    rows = [
+        {"prompt": f"What is zorp of {n}?", "completion": f"zorp means {rule}\nso it is {n}.", "reward": reward}
+        for n in range(4)
+        for rule, reward in (("double the number", 0.9), ("reverse the number", 0.2))
+    ]
+    file = tmp_path / "rewards.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(RolloutsInvalid, match=r"no rollout|no pair|unverifiable|nothing mined"):
+        build_bank([file], tmp_path / "none")
+    report = build_bank([file], tmp_path / "bank", reading=Reading(threshold=0.5))
+    assert (report.rollouts, report.pairs) == (8, 1)
+    with pytest.raises(RolloutsInvalid, match="no usable rollout"):
+        build_bank([file], tmp_path / "other", reading=Reading(format="native"))

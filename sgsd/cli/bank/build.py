@@ -28,9 +28,12 @@ from sgsd.cli.common import check_folder, emit, offline_without_network
 if TYPE_CHECKING:
     from skillbank.build import Engine
     from skillbank.mine.model.extract import ExtractSettings
+    from skillbank.rollouts import Reading
 
 Miner = Literal["contrast", "model"]
 EngineName = Literal["local", "ray"]
+# Spelt out here as well as in skillbank.rollouts, which would bring pydantic into `sgsd --help`.
+Format = Literal["auto", "native", "gsm8k_model_solutions", "trl_completions", "verl_rollouts", "memories", "plain"]
 
 
 @app.command(epilog="Example: sgsd bank build --rollouts rollouts.jsonl --bank bank")
@@ -52,6 +55,15 @@ def build(
     ] = None,
     merge_cosine: Annotated[float, typer.Option(min=-1, max=1, help="Merge texts at least this near.")] = 0.95,
     split: Annotated[str, typer.Option(help="Mine the rollouts of this split.")] = "train",
+    format_: Annotated[
+        Format, typer.Option("--format", help="Of the rollout files; docs/mining.md tells each.")
+    ] = "auto",
+    reward: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of files with several rewards: the one that decides.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Of files with rewards and no outcome: from here an attempt is right.")
+    ] = None,
     engine: Annotated[
         EngineName, typer.Option(help="Work in this process, or as Ray Data stages on the cluster of RAY_ADDRESS.")
     ] = "local",
@@ -88,8 +100,11 @@ def build(
     elif model is None:
         raise typer.BadParameter("name the model that is to write", param_hint="--model")
     check_folder(bank, "--bank")
+    from skillbank.rollouts import Reading
+
+    reading = Reading(format=format_, reward=reward, threshold=threshold)
     if dry_run and model is not None:
-        _plan(rollouts, bank, model, _extract(max_items, max_tokens, show_reference, prompts), split, json)
+        _plan(rollouts, bank, model, _extract(max_items, max_tokens, show_reference, prompts), split, reading, json)
         return
     offline_without_network(embedder)
     writer = None
@@ -115,6 +130,7 @@ def build(
             extract=_extract(max_items, max_tokens, show_reference, prompts),
             merge_cosine=merge_cosine,
             split=split,
+            reading=reading,
             evaluations=evaluations or (),
             engine=where,
             on_progress=on_phase,
@@ -148,7 +164,15 @@ def _engine(name: EngineName) -> AbstractContextManager[Engine]:
     return nullcontext(Local())
 
 
-def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSettings, split: str, json: bool) -> None:
+def _plan(
+    rollouts: Sequence[Path],
+    bank: Path,
+    model: str,
+    extract: ExtractSettings,
+    split: str,
+    reading: Reading,
+    json: bool,
+) -> None:
     from skillbank.build.intake import plan_build
 
     with phases() as on_phase:
@@ -158,6 +182,7 @@ def _plan(rollouts: Sequence[Path], bank: Path, model: str, extract: ExtractSett
             model=model,
             extract=extract,
             split=split,
+            reading=reading,
             on_rollouts=lambda done: on_phase("read", done, None),
         )
     emit(plan, json, lambda: build_text.plan(plan))
