@@ -13,7 +13,6 @@ from itertools import islice
 from skillbank.store.database import Database
 from skillbank.store.query import SIDES, Query, json_list, match_expression, selection
 
-ANY = Query()
 FIRST = 10
 """Skills and mistakes looked at in the first go, at least, and half of what is wanted, as each has a pair mostly; each
 further go looks at four times as many."""
@@ -36,8 +35,7 @@ def by_relevance(
     assert where.text is not None
     among = None if ids is None else set(ids)
     end = None if limit is None else offset + limit
-    rest = where.model_copy(update={"text": None})
-    all_fit = among is None and rest == ANY
+    words_alone = among is None and where.model_fields_set == {"text"}
     rows = db.stream(
         "SELECT rowid FROM entry_text WHERE entry_text MATCH ? ORDER BY rank", (match_expression(where.text),)
     )
@@ -53,8 +51,8 @@ def by_relevance(
                 if pair not in listed:
                     listed.add(pair)
                     ranked.append(pair)
-        if not all_fit:
-            fitting = _fitting(db, rest, among, ranked)
+        if not words_alone:
+            fitting = _fitting(db, where.model_copy(update={"text": None}), among, ranked)
             ranked = [entry_id for entry_id in ranked if entry_id in fitting]
         found += ranked
         if end is not None and len(found) >= end:

@@ -108,7 +108,8 @@ def _undo(bank: Bank, n: int) -> None:
 STEPS: list[Step] = [_status("disabled"), _status("active"), _pair_status, _edit, _add, _join, _merge, _undo]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(range(len(STEPS))), st.integers(0, 200), st.booleans()), max_size=10),
     rebuild_share=st.sampled_from([0.0, 0.5, 100.0]),
