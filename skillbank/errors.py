@@ -7,7 +7,7 @@
     ├── BankBusy          (TimeoutError)       another process holds the bank's write lock
     ├── EntryNotFound     (KeyError)           no entry with that id
     ├── InvalidEntry      (ValueError)         an entry's text or an operation on it is refused
-    │   └── EditConflict                       somebody else reworded it meanwhile (in `curate`, as it shows what they did)
+    │   └── EditConflict                       in `curate`: somebody else reworded it meanwhile
     ├── InvalidOption     (ValueError)         a setting of retrieval is out of its bounds
     ├── RolloutsNotFound  (FileNotFoundError)  the file of past rollouts is missing
     ├── RolloutsInvalid   (ValueError)         the file holds no usable rollout
