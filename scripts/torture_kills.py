@@ -33,7 +33,7 @@ from skillbank.store import FILE, Bank
 from skillbank.store.database import Database
 from skillbank.store.query import Query
 
-PAIRS = 400
+PAIRS = 200
 """Pairs in the bank that work is done on."""
 ROUNDS = 6
 """Repetitions of a short piece of work, so that there is something to kill."""
@@ -174,7 +174,7 @@ def dedupe(folder: Path, committed: Callable[[], None]) -> None:
         if n % 2:
             bank.undo(actor="me")
             return
-        look = find_duplicates(bank, embedder_of(bank), 0.85)
+        look = find_duplicates(bank, embedder_of(bank), 0.7)
         assert look.groups, "there is nothing to merge"
         merge_duplicates(bank, look, actor="me")
 

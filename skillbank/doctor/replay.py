@@ -122,9 +122,8 @@ def _side_by_side(db: Database, start: int, end: int) -> Generator[tuple[Row, li
     between = "WHERE {} BETWEEN ? AND ? ORDER BY {}"
     sql = (
         f"SELECT * FROM entries {between.format('id', 'id')}",
-        f"SELECT entry_id, revision, before, after FROM events {between.format('entry_id', 'entry_id, id')}",
-        "SELECT entry_id, id, outcome, quote, span_start, span_end, digest, active FROM evidence"
-        f" {between.format('entry_id', 'entry_id')}",
+        f"SELECT * FROM events {between.format('entry_id', 'entry_id, id')}",
+        f"SELECT * FROM evidence {between.format('entry_id', 'entry_id')}",
     )
     entries, all_events, all_evidence = (db.stream(query, (start, end)) for query in sql)
     with closing(entries), closing(all_events), closing(all_evidence):

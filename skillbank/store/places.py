@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterable, Sequence
 from sqlite3 import Row
 
+from pydantic import ValidationError
+
+from skillbank.errors import BankCorrupt
 from skillbank.records import Evidence
 from skillbank.store.database import Database
 from skillbank.store.events import to_json
@@ -59,9 +62,15 @@ def resting_on(db: Database, problem_ids: Sequence[str]) -> dict[str, set[int]]:
 
 
 def to_evidence(row: Row) -> Evidence:
+    """Raises BankCorrupt when the row is no evidence."""
     values = {name: row[name] for name in Evidence.model_fields if name != "span"}
     span = None if row["span_start"] is None else (row["span_start"], row["span_end"])
-    return Evidence(**values, span=span)
+    try:
+        return Evidence(**values, span=span)
+    except ValidationError as error:
+        raise BankCorrupt(
+            f"a place in rollout {row['rollout_id']} cannot be read: look the bank over with `sgsd bank doctor`"
+        ) from error
 
 
 def allowed(db: Database, places: Sequence[Evidence]) -> list[Evidence]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 
+from skillbank.errors import BankCorrupt
 from skillbank.records import ProblemText, RolloutFate
 from skillbank.store.database import Database
 
@@ -51,5 +52,10 @@ def rollout(db: Database, rollout_id: str) -> list[RolloutFate]:
 
 def _fate(values: dict[str, object]) -> RolloutFate:
     packed = values["completion"]
-    text = zlib.decompress(packed).decode() if isinstance(packed, bytes) else None
-    return RolloutFate.model_validate({**values, "completion": text})
+    try:
+        text = zlib.decompress(packed).decode() if isinstance(packed, bytes) else None
+        return RolloutFate.model_validate({**values, "completion": text})
+    except (zlib.error, ValueError) as error:
+        raise BankCorrupt(
+            f"rollout {values['rollout_id']} cannot be read: look the bank over with `sgsd bank doctor`"
+        ) from error
