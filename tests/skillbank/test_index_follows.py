@@ -95,7 +95,8 @@ def _join(bank: Bank, n: int) -> None:
 
 
 def _merge(bank: Bank, n: int) -> None:
-    skills = [e.id for e in bank.entries() if e.kind == "skill" and e.status != "superseded"]
+    standing = "kind = 'skill' AND status <> 'superseded' AND NOT withdrawn"
+    skills = [row[0] for row in bank.db.rows(f"SELECT id FROM entries WHERE {standing} ORDER BY id")]
     if len(skills) > 1:
         with bank.change(actor="me") as change:
             change.merge([skills[n % len(skills)]], skills[(n + 1) % len(skills)])
