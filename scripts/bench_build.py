@@ -88,7 +88,7 @@ def write(like: str, size: int, file: Path) -> None:
 
 def measure(like: str, size: int, file: Path, bank: Path) -> dict[str, Any]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from skillbank.build import build_bank
+    from skillbank.building import build_bank
     from skillbank.index.embed import Embedder
 
     assert Embedder  # what the embedder brings (torch) is loaded by every build, before or after

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skillbank.build import build_bank
+from skillbank.building import build_bank
 from skillbank.dedupe import merge_duplicates
 from skillbank.dedupe.duplicates import find_duplicates
 from skillbank.doctor import doctor

@@ -97,7 +97,7 @@ def test_third_party_imports_are_declared(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=\[ ;]", line)[0].lower() for line in project["dependencies"]}
     # What only an extra brings may be imported only where its absence is handled.
-    extras = {"ray": {"skillbank/build/sharded.py", "skillbank/build/workers.py"}}
+    extras = {"ray": {"skillbank/building/sharded.py", "skillbank/building/workers.py"}}
     assert extras.keys() <= project["optional-dependencies"].keys()
     names = {"yaml": "pyyaml", "faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"}
     for file in sources(*PACKAGES):

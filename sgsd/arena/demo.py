@@ -24,7 +24,7 @@ from sgsd.models import load_student
 from sgsd.rollout import draw_rollouts, write_past_rollouts
 from sgsd.run import train_run
 from sgsd.verify import load_verifier
-from skillbank.build import BuildReport, build_bank
+from skillbank.building import BuildReport, build_bank
 
 
 class DemoReport(BaseModel):

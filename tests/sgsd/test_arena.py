@@ -35,7 +35,7 @@ from sgsd.objectives.gated import GatedSettings, gate_slope
 from sgsd.prompts import Guidance, guided_user_text, plain_user_text, render
 from sgsd.score import ScoreRow, completion_mask, score
 from sgsd.verify import load_verifier
-from skillbank.build import build_bank
+from skillbank.building import build_bank
 from skillbank.retrieve import open_retriever
 from skillbank.store import Bank, Query
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sgsd.cli import common, main
-from skillbank.build import build_bank
+from skillbank.building import build_bank
 from skillbank.index.embed import build_lexical_embedder
 from skillbank.records import Rollout
 from skillbank.rollouts import write_rollouts

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from skillbank.build import bank_build as build_module
-from skillbank.build import build_bank
-from skillbank.build.intake import plan_build
+from skillbank.building import bank_build as build_module
+from skillbank.building import build_bank
+from skillbank.building.intake import plan_build
 from skillbank.errors import BankExists, EmbedderNotFound, InvalidOption, RolloutsInvalid, RolloutsNotFound
 from skillbank.mine.model.complete import FromFunction, Reply, Request
 from skillbank.mine.wording import skill_from_step

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank.build.merging import merge_pairs
+from skillbank.building.merging import merge_pairs
 from skillbank.mine.merge import key_words
 from skillbank.mine.wording import mistake_from_step, skill_from_step
 from skillbank.records import Evidence, MinedPair, Skill

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from skillbank.build import build_bank
-from skillbank.build.sharded import Sharded, _shared
+from skillbank.building import build_bank
+from skillbank.building.sharded import Sharded, _shared
 from skillbank.errors import EndpointRefuses, InvalidOption, RolloutsNotFound
 from skillbank.mine.model.client import ChatClient, ClientSettings
 from skillbank.mine.model.complete import FromFunction, Reply

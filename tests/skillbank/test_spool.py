@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillbank.build import build_bank, merging
-from skillbank.build.harvest import PLACES_AT_ONCE, Harvest
-from skillbank.build.merging import merge_pairs
-from skillbank.build.site import Site
-from skillbank.build.spool import NO_PLACE, Spool, scratch
+from skillbank.building import build_bank, merging
+from skillbank.building.harvest import PLACES_AT_ONCE, Harvest
+from skillbank.building.merging import merge_pairs
+from skillbank.building.site import Site
+from skillbank.building.spool import NO_PLACE, Spool, scratch
 from skillbank.errors import BankBusy
 from skillbank.mine.contrast import mine_contrast, mine_problem
 from skillbank.records import Evidence, MinedEntry, MinedPair, Mistake, Rollout, Skill
@@ -212,7 +212,7 @@ def _record_call(bank: Bank, key: str) -> None:
 
 BUILD = """
 import sys
-from skillbank.build import build_bank
+from skillbank.building import build_bank
 build_bank([sys.argv[1]], sys.argv[2], on_progress=lambda phase, done, total: print(phase, flush=True))
 """
 
@@ -243,7 +243,7 @@ def test_killed_in_any_phase_and_begun_again_the_bank_is_the_same(tmp_path: Path
 
 MODEL_BUILD = """
 import os, sys, time
-from skillbank.build import build_bank
+from skillbank.building import build_bank
 from skillbank.mine.model.complete import FromFunction, Reply
 from skillbank.mine.model.ledger import Ledger
 

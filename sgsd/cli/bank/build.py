@@ -26,7 +26,7 @@ from sgsd.cli.bank.options import BankOption, JsonOption, phases
 from sgsd.cli.common import check_folder, emit, offline_without_network
 
 if TYPE_CHECKING:
-    from skillbank.build import Engine
+    from skillbank.building import Engine
     from skillbank.mine.model.extract import ExtractSettings
     from skillbank.rollouts import Reading
 
@@ -118,7 +118,7 @@ def build(
             timeout_s=timeout_s,
             api_key_env=api_key_env,
         )
-    from skillbank.build import build_bank
+    from skillbank.building import build_bank
 
     with phases() as on_phase, _engine(engine) as where:
         report = build_bank(
@@ -156,10 +156,10 @@ def _extract(max_items: int, max_tokens: int, show_reference: bool, prompts: Seq
 
 def _engine(name: EngineName) -> AbstractContextManager[Engine]:
     if name == "ray":
-        from skillbank.build.sharded import Sharded
+        from skillbank.building.sharded import Sharded
 
         return Sharded()
-    from skillbank.build import Local
+    from skillbank.building import Local
 
     return nullcontext(Local())
 
@@ -173,7 +173,7 @@ def _plan(
     reading: Reading,
     json: bool,
 ) -> None:
-    from skillbank.build.intake import plan_build
+    from skillbank.building.intake import plan_build
 
     with phases() as on_phase:
         plan = plan_build(

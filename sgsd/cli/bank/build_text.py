@@ -11,7 +11,7 @@ from sgsd.cli.bank.text import paragraph
 from sgsd.cli.common import counted, warn
 
 if TYPE_CHECKING:
-    from skillbank.build.report import BuildReport
+    from skillbank.building.report import BuildReport
     from skillbank.mine.model.extract import Plan
     from skillbank.records import Kind
 

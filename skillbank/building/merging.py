@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from skillbank.dedupe.cluster import cluster
-from skillbank.build.harvest import MISTAKE, SKILL, Harvest, to_content
+from skillbank.building.harvest import MISTAKE, SKILL, Harvest, to_content
 from skillbank.mine.merge import first_fit, key_words
-from skillbank.build.spool import scratch
+from skillbank.building.spool import scratch
 from skillbank.records import MinedPair, Mistake, Record, Skill
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from skillbank.build.harvest import Example
-from skillbank.build.merging import MergeReport
-from skillbank.build.spool import OTHER_SPLIT
+from skillbank.building.harvest import Example
+from skillbank.building.merging import MergeReport
+from skillbank.building.spool import OTHER_SPLIT
 from skillbank.records import Kind, Record, RolloutFate
 from skillbank.store import BankStats
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from skillbank.build import merging
+from skillbank.building import merging
 from skillbank.mine.model.answer import Mined
 from skillbank.mine.contrast import CONTRADICTED, REPEATED, MinedProblem
-from skillbank.build.harvest import Harvest
-from skillbank.build.merging import MergeBy
-from skillbank.build.report import Calls, Tally
-from skillbank.build.spool import Spool
+from skillbank.building.harvest import Harvest
+from skillbank.building.merging import MergeBy
+from skillbank.building.report import Calls, Tally
+from skillbank.building.spool import Spool
 from skillbank.records import Rollout
 
 Groups = Iterable[Sequence[Rollout]]

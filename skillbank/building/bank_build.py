@@ -26,15 +26,15 @@ from skillbank.mine.model.answer import Mined
 from skillbank.mine.model.complete import Complete
 from skillbank.mine.contrast import MinedProblem, mine_problem
 from skillbank.mine.model.extract import ExtractSettings, ModelMiner
-from skillbank.build.guarding import contexts, guard_of
-from skillbank.build.harvest import Harvest
-from skillbank.build.intake import take_in
+from skillbank.building.guarding import contexts, guard_of
+from skillbank.building.harvest import Harvest
+from skillbank.building.intake import take_in
 from skillbank.mine.model.ledger import Ledger
-from skillbank.build.merging import merge
-from skillbank.build.miners import Contrasting, Extracting, Groups, Miner
-from skillbank.build.report import EXAMPLES, BuildReport, Tally, nothing_mined
-from skillbank.build.site import REJECTED_FILE, Site
-from skillbank.build.spool import Spool, scratch
+from skillbank.building.merging import merge
+from skillbank.building.miners import Contrasting, Extracting, Groups, Miner
+from skillbank.building.report import EXAMPLES, BuildReport, Tally, nothing_mined
+from skillbank.building.site import REJECTED_FILE, Site
+from skillbank.building.spool import Spool, scratch
 from skillbank.store.mined import add_mined
 from skillbank.records import Flag, Record, Rollout, RolloutFate
 from skillbank.rollouts import OnReject, Reading, RejectLog

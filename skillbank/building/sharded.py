@@ -24,16 +24,16 @@ from skillbank import errors
 from skillbank.index.embed import Embedder
 from skillbank.errors import CompletionFailed, InvalidOption, SkillBankError
 from skillbank.guard import Guard
-from skillbank.build import workers
+from skillbank.building import workers
 from skillbank.mine.model.answer import Mined, mined_from
 from skillbank.mine.model.calls import Call, CallMaker, ExtractSettings
 from skillbank.mine.model.client import ChatClient, ClientSettings
 from skillbank.mine.model.complete import Complete
 from skillbank.mine.contrast import MinedProblem
 from skillbank.mine.model.extract import FAILURES_IN_A_ROW
-from skillbank.build.guarding import contexts
+from skillbank.building.guarding import contexts
 from skillbank.mine.model.ledger import FinishedCall, Ledger
-from skillbank.build.miners import Groups
+from skillbank.building.miners import Groups
 from skillbank.store.query import SIDES, retrievable
 from skillbank.records import Flag, Kind, Rollout
 from skillbank.rollouts import OnReject, Reading

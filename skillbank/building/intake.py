@@ -10,9 +10,9 @@ from pathlib import Path
 
 from skillbank.mine.model.extract import ExtractSettings, Plan, make_plan
 from skillbank.mine.model.ledger import Ledger
-from skillbank.build.report import Tally
-from skillbank.build.site import building_bank
-from skillbank.build.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
+from skillbank.building.report import Tally
+from skillbank.building.site import building_bank
+from skillbank.building.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
 from skillbank.records import Rollout, rollout_hash
 from skillbank.rollouts import Reading, Rejected, RejectLog
 from skillbank.store import FILE, Bank
