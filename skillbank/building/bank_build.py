@@ -17,29 +17,29 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from skillbank.index.embed import Embedder, build_lexical_embedder
-from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
-from skillbank.guard import Guard, register
-from skillbank.guard.rules import flags_of
-from skillbank.index import VectorIndex
-from skillbank.mine.model.answer import Mined
-from skillbank.mine.model.complete import Complete
-from skillbank.mine.contrast import MinedProblem, mine_problem
-from skillbank.mine.model.extract import ExtractSettings, ModelMiner
 from skillbank.building.guarding import contexts, guard_of
 from skillbank.building.harvest import Harvest
 from skillbank.building.intake import take_in
-from skillbank.mine.model.ledger import Ledger
 from skillbank.building.merging import merge
 from skillbank.building.miners import Contrasting, Extracting, Groups, Miner
 from skillbank.building.report import EXAMPLES, BuildReport, Tally, nothing_mined
 from skillbank.building.site import REJECTED_FILE, Site
 from skillbank.building.spool import Spool, scratch
-from skillbank.store.mined import add_mined
+from skillbank.errors import InvalidOption, RolloutsInvalid, RolloutsNotFound
+from skillbank.guard import Guard, register
+from skillbank.guard.rules import flags_of
+from skillbank.index import VectorIndex
+from skillbank.index.embed import Embedder, build_lexical_embedder
+from skillbank.index.vectors import FOLDER, adopt, bank_embedder, embed_missing
+from skillbank.mine.contrast import MinedProblem, mine_problem
+from skillbank.mine.model.answer import Mined
+from skillbank.mine.model.complete import Complete
+from skillbank.mine.model.extract import ExtractSettings, ModelMiner
+from skillbank.mine.model.ledger import Ledger
 from skillbank.records import Flag, Record, Rollout, RolloutFate
 from skillbank.rollouts import OnReject, Reading, RejectLog
 from skillbank.store import Bank
-from skillbank.index.vectors import FOLDER, adopt, bank_embedder, embed_missing
+from skillbank.store.mined import add_mined
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from skillbank.guard.context import Context
 from skillbank.guard.guard import LANGUAGE_ENTRIES, LANGUAGE_SAMPLE, bank_language
 from skillbank.guard.language import majority_language
 from skillbank.guard.surroundings import Surroundings
-from skillbank.store.places import to_evidence
 from skillbank.records import Evidence, Mistake, Skill
 from skillbank.store import Bank
+from skillbank.store.places import to_evidence
 
 AT_ONCE = 1000
 """Entries looked at between two reads of the bank."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from skillbank.mine.model.extract import ExtractSettings, Plan, make_plan
-from skillbank.mine.model.ledger import Ledger
 from skillbank.building.report import Tally
 from skillbank.building.site import building_bank
 from skillbank.building.spool import CONTRADICTS, OTHER_SPLIT, Spool, scratch
+from skillbank.mine.model.extract import ExtractSettings, Plan, make_plan
+from skillbank.mine.model.ledger import Ledger
 from skillbank.records import Rollout, rollout_hash
 from skillbank.rollouts import Reading, Rejected, RejectLog
 from skillbank.store import FILE, Bank

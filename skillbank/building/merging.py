@@ -12,10 +12,10 @@ from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from skillbank.dedupe.cluster import cluster
 from skillbank.building.harvest import MISTAKE, SKILL, Harvest, to_content
-from skillbank.mine.merge import first_fit, key_words
 from skillbank.building.spool import scratch
+from skillbank.dedupe.cluster import cluster
+from skillbank.mine.merge import first_fit, key_words
 from skillbank.records import MinedPair, Mistake, Record, Skill
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from skillbank.building import merging
-from skillbank.mine.model.answer import Mined
-from skillbank.mine.contrast import CONTRADICTED, REPEATED, MinedProblem
 from skillbank.building.harvest import Harvest
 from skillbank.building.merging import MergeBy
 from skillbank.building.report import Calls, Tally
 from skillbank.building.spool import Spool
+from skillbank.mine.contrast import CONTRADICTED, REPEATED, MinedProblem
+from skillbank.mine.model.answer import Mined
 from skillbank.records import Rollout
 
 Groups = Iterable[Sequence[Rollout]]

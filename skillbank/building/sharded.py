@@ -21,23 +21,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from skillbank import errors
-from skillbank.index.embed import Embedder
+from skillbank.building import workers
+from skillbank.building.guarding import contexts
+from skillbank.building.miners import Groups
 from skillbank.errors import CompletionFailed, InvalidOption, SkillBankError
 from skillbank.guard import Guard
-from skillbank.building import workers
+from skillbank.index.embed import Embedder
+from skillbank.mine.contrast import MinedProblem
 from skillbank.mine.model.answer import Mined, mined_from
 from skillbank.mine.model.calls import Call, CallMaker, ExtractSettings
 from skillbank.mine.model.client import ChatClient, ClientSettings
 from skillbank.mine.model.complete import Complete
-from skillbank.mine.contrast import MinedProblem
 from skillbank.mine.model.extract import FAILURES_IN_A_ROW
-from skillbank.building.guarding import contexts
 from skillbank.mine.model.ledger import FinishedCall, Ledger
-from skillbank.building.miners import Groups
-from skillbank.store.query import SIDES, retrievable
 from skillbank.records import Flag, Kind, Rollout
 from skillbank.rollouts import OnReject, Reading
 from skillbank.store import Bank
+from skillbank.store.query import SIDES, retrievable
 
 WINDOW = 8192
 """Problems, calls or wordings that are under way at a time."""
@@ -89,9 +89,7 @@ class Sharded:
 
     # The stages
 
-    def read(
-        self, files: Sequence[Path], reading: Reading, on_reject: OnReject
-    ) -> Iterator[tuple[Path, Rollout]]:
+    def read(self, files: Sequence[Path], reading: Reading, on_reject: OnReject) -> Iterator[tuple[Path, Rollout]]:
         ray = _ray()
         shards = ray.data.from_items([{"file": str(file)} for file in files], override_num_blocks=max(1, len(files)))
         for row in shards.map_batches(

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
-from skillbank.store.database import Database
 from skillbank.errors import BankBusy, BankExists, SkillBankError
 from skillbank.store import FILE, Bank
+from skillbank.store.database import Database
 
 REJECTED_FILE = "rejected.jsonl"
 """In the bank's folder: the lines that the last build could not use. Absent when it could use all."""

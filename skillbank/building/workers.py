@@ -13,19 +13,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillbank.store.database import Database
-from skillbank.index.embed import Embedder
 from skillbank.errors import SkillBankError
 from skillbank.guard.contamination import EvaluationIndex
 from skillbank.guard.rules import chosen, flags_of
+from skillbank.index.embed import Embedder
+from skillbank.mine.contrast import mine_problem
 from skillbank.mine.model.answer import answer
 from skillbank.mine.model.calls import Call
 from skillbank.mine.model.client import ChatClient, ClientSettings
-from skillbank.mine.contrast import mine_problem
 from skillbank.mine.model.ledger import FinishedCall, Ledger
 from skillbank.mine.model.prompts import load_prompts
 from skillbank.records import Rollout
 from skillbank.rollouts import Reading, Rejected
+from skillbank.store.database import Database
 
 if TYPE_CHECKING:
     import pyarrow as pa
