@@ -201,15 +201,19 @@ class RetrievedPair(Record):
     """The bank's pair entry that joins this skill and this mistake, when they were mined together."""
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+"""Made once: `json.dumps` makes one a call."""
+
+
 def content_hash(content: BaseModel) -> str:
     """Hash of what an entry says, equal for equal content on every machine."""
-    text = json.dumps(content.model_dump(), sort_keys=True, ensure_ascii=False)
+    text = _ENCODER.encode(content.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def rollout_hash(rollout: Rollout) -> str:
     """Hash of what a rollout says and how it ended, whatever id and file it goes by."""
-    text = json.dumps([rollout.problem, rollout.completion, rollout.outcome], ensure_ascii=False)
+    text = _ENCODER.encode([rollout.problem, rollout.completion, rollout.outcome])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

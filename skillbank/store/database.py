@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from skillbank.errors import BankBusy, BankCorrupt, InvalidEntry, SkillBankError
@@ -26,15 +27,16 @@ class Database:
 
     def __init__(self, file: Path, *, readonly: bool = False, create: bool = False) -> None:
         self.file = file
+        self._translated = _Translated(file)
         mode = "rwc" if create else "ro" if readonly else "rw"
         uri = f"{file.resolve().as_uri()}?mode={mode}"
         if readonly and not os.access(file.parent, os.W_OK):
             uri += "&immutable=1"  # nobody can write there, and WAL's shared-memory file could not be made
-        with self._translated():
+        with self._translated:
             self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
-            with self._translated():
+            with self._translated:
                 if create:
                     self._connection.execute("PRAGMA journal_mode = WAL")
                     self._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
@@ -58,39 +60,14 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise BankBusy(
-                    f"{self.file} is being written by another process: waited {BUSY_TIMEOUT_S:g} s"
-                ) from error
-            if "Could not decode" in str(error):
-                raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
-            raise SkillBankError(f"{self.file}: {error}") from error
-        except UnicodeDecodeError as error:  # SQLite tells what is wrong in the words of the damaged file
-            raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
-        except UnicodeEncodeError as error:
-            raise _half_a_character(error) from error
-        except (sqlite3.DataError, OverflowError) as error:
-            raise InvalidEntry(
-                f"{self.file} cannot hold it ({error}): give a shorter text, or a smaller number"
-            ) from error
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
-            raise  # a mistake of ours, not of the file
-        except sqlite3.DatabaseError as error:
-            raise BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy") from error
-
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
-        with self._translated():
+        with self._translated:
             return self._connection.execute(sql, parameters).fetchall()
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         """The first row of a query, None when there is none."""
-        with self._translated():
+        with self._translated:
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row
 
@@ -101,21 +78,21 @@ class Database:
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Generator[sqlite3.Row, None, None]:
         """The rows of a query, one at a time, for results too large to hold twice."""
-        with self._translated():
+        with self._translated:
             yield from self._connection.execute(sql, parameters)
 
     def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Runs an INSERT and returns the new row's id."""
-        with self._translated():
+        with self._translated:
             return int(self._connection.execute(sql, parameters).lastrowid or 0)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Runs a statement and returns how many rows it changed."""
-        with self._translated():
+        with self._translated:
             return self._connection.execute(sql, parameters).rowcount
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        with self._translated():
+        with self._translated:
             self._connection.executemany(sql, rows)
 
     @property
@@ -152,6 +129,39 @@ class Database:
                 raise _half_a_character(error) from error
             raise
         self.run("COMMIT")
+
+
+class _Translated:
+    """What SQLite raises, as what we do. A class: a generator for each of many statements would cost as much as they do.
+
+    Mistakes of ours and not of the file (IntegrityError, ProgrammingError, InterfaceError) pass as they are.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and (ours := self._ours(error)) is not None:
+            raise ours from error
+
+    def _ours(self, error: BaseException) -> SkillBankError | None:
+        if isinstance(error, sqlite3.OperationalError):
+            if "locked" in str(error) or "busy" in str(error):
+                return BankBusy(f"{self.file} is being written by another process: waited {BUSY_TIMEOUT_S:g} s")
+            if "Could not decode" not in str(error):
+                return SkillBankError(f"{self.file}: {error}")
+        if isinstance(error, UnicodeEncodeError):
+            return _half_a_character(error)
+        if isinstance(error, sqlite3.DataError | OverflowError):
+            return InvalidEntry(f"{self.file} cannot hold it ({error}): give a shorter text, or a smaller number")
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
+            return None
+        if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError):  # SQLite may tell it in the damaged words
+            return BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy")
+        return None
 
 
 def _half_a_character(error: UnicodeEncodeError) -> InvalidEntry:

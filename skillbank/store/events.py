@@ -77,7 +77,11 @@ class PendingEvent(NamedTuple):
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+"""Made once: `json.dumps` makes one a call."""
 
 
 def kind_of(content: Content) -> Kind:
