@@ -132,7 +132,7 @@ class Database:
 
 
 class _Translated:
-    """What SQLite raises, as what we do. A class: a generator for each of many statements would cost as much as they do.
+    """What SQLite raises, as what we do. A class, as a generator a statement would cost as much as the statement.
 
     Mistakes of ours and not of the file (IntegrityError, ProgrammingError, InterfaceError) pass as they are.
     """
