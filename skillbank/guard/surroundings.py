@@ -45,7 +45,7 @@ class Surroundings:
     def guided(self, evidence: Sequence[Evidence]) -> frozenset[str]:
         """Those of the rollouts whose prompt contained skills."""
         rollouts = {place.rollout_id for place in evidence}
-        unknown = rollouts - self._guided.keys()
+        unknown = {rollout for rollout in rollouts if rollout not in self._guided}  # not `-`, which reads every key
         known = self._look_up_guided(unknown) if unknown else {}
         return frozenset(rollout for rollout in rollouts if (known if rollout in known else self._guided)[rollout])
 
