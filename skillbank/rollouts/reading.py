@@ -75,7 +75,9 @@ def _checked(file: Path) -> Path:
     if not file.exists():
         raise RolloutsNotFound(f"no rollout file at {file}; name a JSONL or parquet file of past rollouts")
     if not file.is_file():
-        raise RolloutsInvalid(f"{file} is a folder, not a rollout file; name the JSONL or parquet file in it")
+        if file.is_dir():
+            raise RolloutsInvalid(f"{file} is a folder, not a rollout file; name the JSONL or parquet file in it")
+        raise RolloutsInvalid(f"{file} is no regular file; name a JSONL or parquet file of past rollouts")
     try:
         with file.open("rb") as stream:
             empty = not stream.read(1)
