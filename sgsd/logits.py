@@ -44,7 +44,7 @@ def token_logprobs(
     none). Under autocast the product takes the autocast dtype, the rest does not. `softcap` c is z -> c tanh(z / c).
     `chunk_tokens` defaults to what CHUNK_BYTES hold.
     """
-    head = _Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
+    head = Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
     if target_N.shape != hidden_NH.shape[:1]:
         raise ValueError(
             f"target_N has shape {tuple(target_N.shape)}, hidden_NH {tuple(hidden_NH.shape)}: give [N] ids"
@@ -66,7 +66,7 @@ def topk_logprobs(
     softcap: float | None = None,
 ) -> TopK:
     """The k likeliest tokens and their log-probs. No gradient."""
-    head = _Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
+    head = Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
     if not 1 <= k <= head.vocabulary:
         raise ValueError(f"k = {k} is outside 1 ... {head.vocabulary}, the vocabulary")
     ids_NK = hidden_NH.new_empty(len(hidden_NH), k, dtype=torch.int64)
@@ -88,7 +88,7 @@ def token_entropy(
     softcap: float | None = None,
 ) -> Tensor:
     """Entropy of the next-token distribution in nats, [N]. No gradient."""
-    head = _Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
+    head = Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
     entropy_N = hidden_NH.new_empty(len(hidden_NH), dtype=head.result)
     for part, z_cV in head.chunks(hidden_NH, head_weight_VH, bias_V, chunk_tokens or head.default_chunk()):
         entropy_N[part] = torch.special.entr(z_cV.softmax(dim=-1)).sum(dim=-1)
@@ -110,7 +110,7 @@ def support_logits(
     Differentiable as `token_logprobs`. The rows that a chunk gathers, [c, S, H], keep to CHUNK_BYTES unless
     `chunk_tokens` says otherwise.
     """
-    head = _Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
+    head = Head.of(hidden_NH, head_weight_VH, bias_V, logit_scale, softcap)
     if ids_NS.dim() != 2 or len(ids_NS) != len(hidden_NH):
         raise ValueError(f"ids_NS has shape {tuple(ids_NS.shape)}, hidden_NH {tuple(hidden_NH.shape)}: give [N, S] ids")
     row_bytes = ids_NS.shape[1] * hidden_NH.shape[1] * head.result.itemsize
@@ -123,7 +123,7 @@ def support_logits(
 
 
 @dataclass(frozen=True)
-class _Head:
+class Head:
     """How logits come from the product of hidden states and head weight, and in which dtypes."""
 
     vocabulary: int
@@ -135,7 +135,7 @@ class _Head:
     """Of the product and of all that follows."""
 
     @staticmethod
-    def of(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> _Head:
+    def of(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Head:
         if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
             raise ValueError(
                 f"hidden {tuple(hidden.shape)} and head {tuple(weight.shape)} do not fit: [N, H] and [V, H]"
@@ -148,7 +148,7 @@ class _Head:
             operand = torch.get_autocast_dtype(device)
         if device != "cuda" and operand != torch.float64:
             operand = torch.float32  # only CUDA multiplies half-precision factors into float32
-        return _Head(len(weight), scale, softcap, operand, torch.promote_types(operand, torch.float32))
+        return Head(len(weight), scale, softcap, operand, torch.promote_types(operand, torch.float32))
 
     def default_chunk(self) -> int:
         return max(1, CHUNK_BYTES // (self.vocabulary * self.result.itemsize))
@@ -163,7 +163,7 @@ class _Head:
         for start in range(0, len(hidden_NH), chunk):
             part = slice(start, min(start + chunk, len(hidden_NH)))
             with torch.autocast(hidden_NH.device.type, enabled=False):
-                z_cV = _product(hidden_NH[part].to(self.operand), weight_HV, self.result)
+                z_cV = product(hidden_NH[part].to(self.operand), weight_HV, self.result)
             if bias_V is not None:
                 z_cV += bias_V
             if self.scale != 1.0:
@@ -173,7 +173,7 @@ class _Head:
             yield part, z_cV
 
 
-def _product(left: Tensor, right: Tensor, result: torch.dtype) -> Tensor:
+def product(left: Tensor, right: Tensor, result: torch.dtype) -> Tensor:
     """left @ right, accumulated and returned in `result`."""
     return left @ right if left.dtype == result else torch.mm(left, right, out_dtype=result)
 
@@ -189,7 +189,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, head: _Head, chunk: int
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, head: Head, chunk: int
     ) -> Tensor:
         logp_N = hidden_NH.new_empty(len(hidden_NH), dtype=head.result)
         lse_N = torch.empty_like(logp_N)
@@ -205,7 +205,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, weight_VH, bias_V, target_N, lse_N = ctx.saved_tensors
-        head: _Head = ctx.head
+        head: Head = ctx.head
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VH, dtype=head.result) if needs_weight else None
@@ -226,9 +226,9 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_cV = grad_cV.to(head.operand)
             with torch.autocast(hidden_NH.device.type, enabled=False):
                 if grad_hidden is not None and weight is not None:
-                    grad_hidden[part] = _product(grad_cV, weight, head.result)
+                    grad_hidden[part] = product(grad_cV, weight, head.result)
                 if grad_weight is not None:
-                    grad_weight += _product(grad_cV.t(), hidden_NH[part].to(head.operand), head.result)
+                    grad_weight += product(grad_cV.t(), hidden_NH[part].to(head.operand), head.result)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VH.dtype),
