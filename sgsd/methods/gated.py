@@ -1,8 +1,4 @@
-"""A method is a pool of teachers and an objective. Here: SGSD.
-
-The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch.
-What came of it goes to the `ledger`, and so back to the bank.
-"""
+"""SGSD: a pool of skill-pair teachers, the gated objective, and a ledger of what each pair did."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
 from sgsd.errors import ConfigError
+from sgsd.methods.base import Method, MethodResult
 from sgsd.objectives.gated import (
-    GatedDiagnostics,
     GatedResult,
     GatedSettings,
     gated_local_loss,
@@ -28,44 +24,10 @@ from sgsd.objectives.gated import (
 )
 from sgsd.records import OUTCOME_SIGN
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
-from sgsd.teachers import Example, SkillPairPool, TeacherPool, TeacherScores
-from skillbank.retrieve import Retriever as Retriever
-from skillbank.retrieve import open_retriever
+from sgsd.teachers import Example, SkillPairPool, TeacherScores
+from skillbank.retrieve import Retriever, open_retriever
 from skillbank.store import Bank
 from skillbank.store.usage import UsageRow
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """Of one micro-batch: the loss, sums for the log, and what each teacher of each judged example did."""
-
-    loss: Tensor
-    sums: dict[str, float]
-    """Numbers that add up over micro-batches and ranks."""
-    judged: tuple[Example, ...]
-    diagnostics: GatedDiagnostics
-
-
-class Objective(Protocol):
-    """What turns teachers' opinions into a loss."""
-
-    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
-        """The examples of a window with their teachers' scores. No gradient."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
-        """The part of a micro-batch in the loss of an optimiser step of `num_examples` examples."""
-        ...
-
-
-@dataclass(frozen=True)
-class Method:
-    """What the trainer needs to know of a method."""
-
-    name: str
-    pool: TeacherPool
-    objective: Objective
-    ledger: UsageLedger | None = None
 
 
 def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:

@@ -1,0 +1,52 @@
+"""What a method is to the trainer: a pool of teachers, an objective, and perhaps a ledger.
+
+The trainer calls `pool` and `objective.score_teachers` once an optimiser step, `objective.loss` once a micro-batch.
+What came of it goes to the `ledger`, and so back to the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from sgsd.objectives.gated import GatedDiagnostics
+from sgsd.teachers import Example, TeacherPool
+
+if TYPE_CHECKING:
+    from sgsd.methods.gated import UsageLedger
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Of one micro-batch: the loss, sums for the log, and what each teacher of each judged example did."""
+
+    loss: Tensor
+    sums: dict[str, float]
+    """Numbers that add up over micro-batches and ranks."""
+    judged: tuple[Example, ...]
+    diagnostics: GatedDiagnostics
+
+
+class Objective(Protocol):
+    """What turns teachers' opinions into a loss."""
+
+    def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
+        """The examples of a window with their teachers' scores. No gradient."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
+        """The part of a micro-batch in the loss of an optimiser step of `num_examples` examples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the trainer needs to know of a method."""
+
+    name: str
+    pool: TeacherPool
+    objective: Objective
+    ledger: UsageLedger | None = None
