@@ -22,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE_FOLDERS = ("sgsd", "skillbank")
-DATA_SUFFIXES = (".md", ".safetensors", ".json", ".jinja", ".yaml", ".typed", ".txt", ".sql")
+DATA_SUFFIXES = (
+    ".md", ".safetensors", ".json", ".jinja", ".yaml", ".typed", ".txt", ".sql", ".html", ".css", ".js", ".svg",
+)  # fmt: skip
 DEMO_FIELDS = {
     "accuracy_before", "accuracy_after", "accuracy_best", "curve", "generated_tokens", "entries", "retrieval_hit_share",
     "polarity", "seconds", "student",

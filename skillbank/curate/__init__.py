@@ -1,7 +1,7 @@
 """What a curator does to a bank: the one set of operations that the command line and the web page call.
 
     operation.py   what every operation is: previewed by being done and rolled back, told field by field, undone in one
-    states.py      disable, enable, retire, release, accept, reject, pin, unpin, tag, untag
+    states.py      disable, enable, retire, release, accept, reject, pin, unpin, tag, untag, retag
     words.py       edit, add, split, merge: what brings in words, so the guard may look
     past.py        undo, checkout
 
@@ -11,7 +11,7 @@ ids takes a Query as well; whoever shows a preview first resolves the query once
 
 from skillbank.curate.operation import FieldChange, Held, Left, Operation, field_changes, net_field_changes, resolve
 from skillbank.curate.past import checkout, undo
-from skillbank.curate.states import accept, disable, enable, pin, reject, release, retire, tag, unpin, untag
+from skillbank.curate.states import accept, disable, enable, pin, reject, release, retag, retire, tag, unpin, untag
 from skillbank.curate.words import EditConflict, add, edit, merge, split
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "reject",
     "release",
     "resolve",
+    "retag",
     "retire",
     "split",
     "tag",

@@ -102,6 +102,20 @@ def untag(
     return _tag(bank, "untag", target, (), list(tags), actor, reason, preview)
 
 
+def retag(
+    bank: Bank,
+    target: Target,
+    add: Iterable[str],
+    remove: Iterable[str],
+    *,
+    actor: str,
+    reason: str = "",
+    preview: bool = False,
+) -> Operation:
+    """Adds tags and takes others off, as one revision."""
+    return _tag(bank, "tag", target, list(add), list(remove), actor, reason, preview)
+
+
 def _set_status(
     bank: Bank,
     action: str,

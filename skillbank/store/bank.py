@@ -243,15 +243,20 @@ class Bank:
         """Everything that happened to an entry, oldest first."""
         return self._events("e.entry_id = ?", entry_id)
 
-    def events(self, revision: int) -> list[Event]:
-        """Everything that one revision did."""
-        return self._events("e.revision = ?", revision)
+    def events(self, revision: int, *, limit: int | None = None, offset: int = 0) -> list[Event]:
+        """Everything that one revision did, in the order in which it was done."""
+        return self._events("e.revision = ?", revision, limit, offset)
 
-    def _events(self, where: str, parameter: int) -> list[Event]:
+    def event_count(self, revision: int) -> int:
+        """How many events one revision has."""
+        return int(self.db.value("SELECT count(*) FROM events WHERE revision = ?", (revision,)))
+
+    def _events(self, where: str, parameter: int, limit: int | None = None, offset: int = 0) -> list[Event]:
         columns = "e.id, e.revision, r.at, r.actor, r.reason, e.op, e.entry_id, e.before, e.after"
         rows = self.db.rows(
-            f"SELECT {columns} FROM events e JOIN revisions r USING (revision) WHERE {where} ORDER BY e.id",
-            (parameter,),
+            f"SELECT {columns} FROM events e JOIN revisions r USING (revision) WHERE {where} ORDER BY e.id"
+            " LIMIT ? OFFSET ?",
+            (parameter, -1 if limit is None else limit, offset),
         )
         return [to_event(row) for row in rows]
 

@@ -15,6 +15,7 @@ from sgsd.cli.bank import (
     panels,
     retrieve,
     review,
+    ui,
     words,
 )
 from sgsd.cli.bank.app import app
@@ -32,6 +33,7 @@ __all__ = [
     "look",
     "retrieve",
     "review",
+    "ui",
     "words",
 ]
 

@@ -6,7 +6,7 @@ import typer
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Fill": ("build", "import", "dead-letters"),
-    "Look": ("list", "show", "search", "stats", "problems", "rollout"),
+    "Look": ("ui", "list", "show", "search", "stats", "problems", "rollout"),
     "Ask": ("retrieve", "why"),
     "Curate": (
         "review", "edit", "add", "split", "merge", "dedupe", "tag", "untag", "pin", "unpin", "disable", "enable",
