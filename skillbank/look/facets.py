@@ -1,7 +1,7 @@
 """How many of the entries that fit a query fall under each value of a criterion, were that criterion left out.
 
-Kinds and statuses are counted in one pass, which an index answers when nothing else is asked. Rules of flags and tags are
-counted over the whole bank: they stand on few entries as a rule, which an index of their own finds.
+Kinds and statuses are counted in one pass, which an index answers when nothing else is asked. Rules of flags and tags
+are counted over the whole bank: they stand on few entries as a rule, which an index of their own finds.
 """
 
 from __future__ import annotations
