@@ -164,6 +164,40 @@ class ObjectiveConfig(Config):
         return self
 
 
+class OPSDConfig(Config):
+    """Answer-conditioned self-distillation. Defaults: the release of OPSD (arXiv 2601.18734) and its paper."""
+
+    privilege: Literal["solution", "answer"] = "solution"
+    """What the teacher is shown: the reference solution, or the final answer alone. A problem without a solution shows
+    its answer."""
+    loss: Literal["divergence", "sampled"] = "divergence"
+    """The divergence of both distributions, or a policy gradient on the sampled token."""
+    beta: float = Field(0.0, ge=0.0, le=1.0)
+    """0 is KL(teacher || student), 1 KL(student || teacher), between them the Jensen-Shannon divergence."""
+    clip: PositiveFloat | None = 0.05
+    """Bound on what one vocabulary entry adds to a token's divergence, in nats; null for none."""
+    top_k: NonNegativeInt = 0
+    """n > 0: on the teacher's n likeliest tokens, both sides renormalised there."""
+    temperature: PositiveFloat | None = None
+    """Of both sides; null takes rollout.temperature, as the release does."""
+
+
+class OPDConfig(Config):
+    """On-policy distillation from another model of the same tokenizer. Defaults: arXiv 2604.13016 and its release."""
+
+    teacher: str | None = None
+    """A folder or a hub name: weights, or an adapter."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    loss: Literal["sampled", "full", "top_k"] = "top_k"
+    """Reverse KL on the sampled token, on the whole vocabulary, or on a few tokens."""
+    k: PositiveInt = 16
+    strategy: Literal["student", "teacher", "intersection", "union", "union-intersection"] = "student"
+    """Whose k likeliest tokens are compared; `union-intersection` are those that one side alone holds."""
+    weighting: Literal["student_p", "teacher_p", "none"] = "student_p"
+    """Of each token's advantage; the first two are normalised on the set but for `union-intersection`."""
+    temperature: PositiveFloat = 1.0
+
+
 class TrainConfig(Config):
     """The optimisation; handed to transformers.TrainingArguments."""
 
@@ -215,15 +249,31 @@ class SGSDConfig(Config):
 class RunConfig(SGSDConfig):
     """One training run: the method, and all that stands around it."""
 
-    method: Literal["sgsd"] = "sgsd"
+    method: Literal["sgsd", "opsd", "opd"] = "sgsd"
+    """`bank` and `objective` belong to sgsd, the other methods have sections of their names."""
     output_dir: str = "runs/sgsd"
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = None
     """CPU threads of torch; None leaves torch's choice."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    opsd: OPSDConfig = OPSDConfig()
+    opd: OPDConfig = OPDConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teacher_of_the_method(cls, values: Any) -> Any:
+        """OPSD's teacher is the initial student unless told otherwise; OPD's is no student at all."""
+        if not isinstance(values, dict) or values.get("method") not in ("opsd", "opd"):
+            return values
+        teacher = values.get("teacher") or {}
+        if not isinstance(teacher, dict):
+            return values
+        if values["method"] == "opd" and teacher.get("weights", "live") != "live":
+            raise ValueError(f"teacher.weights = {teacher['weights']}: the teacher of opd is opd.teacher, leave it out")
+        return values | {"teacher": {"weights": "base"} | teacher} if values["method"] == "opsd" else values
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

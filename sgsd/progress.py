@@ -18,39 +18,43 @@ from sgsd.teachers import Example
 
 COUNTED = (
     *("examples", "correct", "wrong", "unverifiable", "truncated", "generated_tokens"),
-    *("without_teachers", "teachers_too_long", "teachers", "judged", "helpful", "harmful", "neutral"),
-    *("below_threshold", "teacher_tokens", "clipped", "gate_mass", "support"),
+    *("without_teachers", "teachers_too_long"),
     *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student")),
 )
-"""Every sum of a step, so that all ranks add up the same ones."""
+"""The sums of a step that every method has; its objective adds its own."""
+
+
+POLARITIES = ("helpful", "harmful", "neutral")
+"""Shares of judged teachers, where a method judges them."""
 
 
 def metrics_of(sums: Mapping[str, float]) -> dict[str, float]:
     """What the log shows of a step's sums: counts and seconds as they are, the rest as means and shares in [0, 1]."""
-    examples, judged = max(1.0, sums["examples"]), max(1.0, sums["judged"])
-    teachers = max(1.0, sums["teachers"])
+    examples = max(1.0, sums["examples"])
     counts = ("examples", "generated_tokens", "unverifiable", "without_teachers", "teachers_too_long")
     metrics = {key: sums[key] for key in (*counts, *(key for key in COUNTED if key.startswith("seconds/")))}
     return metrics | {
         "reward": sums["correct"] / examples,
         "truncated": sums["truncated"] / examples,
         "completion_length": sums["generated_tokens"] / examples,
-        "helpful": sums["helpful"] / judged,
-        "harmful": sums["harmful"] / judged,
-        "neutral": sums["neutral"] / judged,
-        "below_threshold": sums["below_threshold"] / teachers,
-        "clipped": sums["clipped"] / max(1.0, sums["teacher_tokens"]),
-        "gate_mass": sums["gate_mass"] / teachers,
-        "support": sums["support"] / teachers,
     }
 
 
 class Tally:
-    """Counts of one rank since the last log, and of the whole run and all ranks up to it."""
+    """Counts of one rank since the last log, and of the whole run and all ranks up to it.
 
-    def __init__(self) -> None:
-        self.sums = dict.fromkeys(COUNTED, 0.0)
-        self.totals = dict.fromkeys(COUNTED, 0.0)
+    `counted` are the sums that the objective adds to COUNTED, `metrics` what the log shows of them.
+    """
+
+    def __init__(
+        self,
+        counted: Sequence[str] = (),
+        metrics: Callable[[Mapping[str, float]], dict[str, float]] = lambda sums: {},
+    ) -> None:
+        self.names = (*COUNTED, *counted)
+        self.metrics = metrics
+        self.sums = dict.fromkeys(self.names, 0.0)
+        self.totals = dict.fromkeys(self.names, 0.0)
 
     def add(self, counts: Mapping[str, float]) -> None:
         for key, count in counts.items():
@@ -78,9 +82,9 @@ class Tally:
     def close(self, over_ranks: Callable[[Mapping[str, float]], Mapping[str, float]]) -> dict[str, float]:
         """The metrics of what was counted since the last time, over all ranks; counting starts anew."""
         sums = over_ranks(self.sums)
-        self.totals = {key: self.totals[key] + sums[key] for key in COUNTED}
-        self.sums = dict.fromkeys(COUNTED, 0.0)
-        return metrics_of(sums)
+        self.totals = {key: self.totals[key] + sums[key] for key in self.names}
+        self.sums = dict.fromkeys(self.names, 0.0)
+        return metrics_of(sums) | self.metrics(sums)
 
 
 class AfterStep(TrainerCallback):
@@ -237,7 +241,7 @@ class ProgressLine(TrainerCallback):
             f"step {state.global_step}/{state.max_steps}",
             f"reward {logs['reward']:.2f}",
             f"loss {logs['loss']:+.4f}",
-            f"helpful {logs['helpful']:.0%} harmful {logs['harmful']:.0%} neutral {logs['neutral']:.0%}",
+            *([" ".join(f"{name} {logs[name]:.0%}" for name in POLARITIES)] if "helpful" in logs else []),
             f"{self.tokens():,} tokens",
         ]
         if self.accuracy is not None:

@@ -83,6 +83,11 @@ def guided_user_text(problem: str, guidance: Sequence[Guidance]) -> str:
     return "\n\n".join([GUIDANCE, *lessons, f"Problem: {plain_user_text(problem)}"])
 
 
+def reference_user_text(problem: str, reference: str) -> str:
+    """A reference solution or answer first, then the very words of the plain prompt."""
+    return "\n\n".join([REFERENCE, reference, f"Problem: {plain_user_text(problem)}"])
+
+
 def render(tokenizer: PreTrainedTokenizerBase, user_text: str, *, thinking: bool = False) -> list[int]:
     """Token ids of one user turn and the assistant header.
 

@@ -22,12 +22,13 @@ from transformers.utils.logging import disable_progress_bar
 from sgsd.config import RunConfig, save_config
 from sgsd.errors import ConfigError
 from sgsd.evaluate import EvalResult, evaluate
-from sgsd.methods import Retriever, open_bank
+from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
-from sgsd.progress import AccuracyCurve, MetricsFile, ProgressLine, curve_points
+from sgsd.progress import POLARITIES, AccuracyCurve, MetricsFile, ProgressLine, curve_points
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import bank_guidance, write_past_rollouts
-from sgsd.trainer import SGSDTrainer, draw_seed
+from sgsd.score import check_scoring
+from sgsd.trainer import DistillationTrainer, SGSDTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
 
 
@@ -45,7 +46,7 @@ class RunResult:
     curve: tuple[dict[str, Any], ...]
     """Points {step, tokens, accuracy, ci} of the held-out accuracy, those before a resume included."""
     polarity: dict[str, float]
-    """Shares of helpful, harmful and neutral teachers over the whole run."""
+    """Shares of helpful, harmful and neutral teachers over the whole run; empty where a method judges none."""
     seconds: dict[str, float]
     """Of this call: training, and the curve when there is one."""
 
@@ -65,15 +66,17 @@ def train_run(
     """
     out = Path(config.output_dir)
     checkpoint = _checkpoint(out, resume)
-    if config.bank.path is None:
+    if config.method == "sgsd" and config.bank.path is None:
         raise ConfigError("bank.path is not set: name the bank that `sgsd bank build` made")
     # The bar for reading and writing weights is drawn without a terminal too.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if config.threads:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
-        retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
-        stack.callback(retriever.bank.close)
+        retriever = None
+        if config.bank.path is not None:
+            retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
+            stack.callback(retriever.bank.close)
         verifier = load_verifier(config.verifier)
         stack.callback(verifier.close)
         trainer = _trainer(config, problems, retriever, verifier)
@@ -93,7 +96,7 @@ def train_run(
         generated_tokens=trainer.generated_tokens,
         dropped_problems=trainer.dropped_problems,
         curve=curve_points(trainer.state.log_history),
-        polarity={key: totals[key] / max(1.0, totals["judged"]) for key in ("helpful", "harmful", "neutral")},
+        polarity={key: totals[key] / max(1.0, totals["judged"]) for key in POLARITIES if key in totals},
         seconds={**seconds, **({"curve": curve.seconds} if curve else {})},
     )
 
@@ -153,7 +156,9 @@ def _checkpoint(out: Path, resume: bool) -> Path | None:
     return last
 
 
-def _trainer(config: RunConfig, problems: Sequence[Problem], retriever: Retriever, verifier: Verifier) -> SGSDTrainer:
+def _trainer(
+    config: RunConfig, problems: Sequence[Problem], retriever: Retriever | None, verifier: Verifier
+) -> DistillationTrainer:
     out = Path(config.output_dir)
     set_seed(config.seed)  # a new adapter's weights are drawn
     model, tokenizer = load_student(config.model, training=True)
@@ -161,15 +166,20 @@ def _trainer(config: RunConfig, problems: Sequence[Problem], retriever: Retrieve
         raise ConfigError(
             f"nothing to train: {config.model.name_or_path} is an adapter, set model.lora to go on with it"
         )
-    trainer = SGSDTrainer(
-        model=model,
-        args=training_arguments(config),
-        method=config,
-        bank=retriever,
-        verifier=verifier,
-        train_dataset=problems,
-        processing_class=tokenizer,
-    )
+    what: dict[str, Any] = {
+        "model": model,
+        "args": training_arguments(config),
+        "verifier": verifier,
+        "train_dataset": problems,
+        "processing_class": tokenizer,
+    }
+    if config.method == "sgsd":
+        assert retriever is not None  # bank.path is set
+        trainer: DistillationTrainer = SGSDTrainer(method=config, bank=retriever, **what)
+    else:
+        check_scoring(model)
+        made = opsd_method(config, tokenizer) if config.method == "opsd" else opd_method(config, tokenizer)
+        trainer = DistillationTrainer(config=config, method=made, **what)
     trainer.on_rollouts = _rollout_writer(config, trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ConfigFile(config))
@@ -191,7 +201,7 @@ class _ConfigFile(TrainerCallback):
             save_config(self.config, Path(self.config.output_dir) / "config.yaml")
 
 
-def _rollout_writer(config: RunConfig, trainer: SGSDTrainer) -> Callable[[int, Sequence[Rollout]], None]:
+def _rollout_writer(config: RunConfig, trainer: DistillationTrainer) -> Callable[[int, Sequence[Rollout]], None]:
     """Writes `rollouts/step-N.jsonl`, one file a rank. Ids tell the run, the step and the rank apart."""
     rank = trainer.args.process_index
     suffix = f"-rank{rank}" if trainer.args.world_size > 1 else ""
@@ -208,7 +218,9 @@ def _rollout_writer(config: RunConfig, trainer: SGSDTrainer) -> Callable[[int, S
     return write
 
 
-def _curve(config: RunConfig, trainer: SGSDTrainer, held_out: Sequence[Problem], retriever: Retriever) -> AccuracyCurve:
+def _curve(
+    config: RunConfig, trainer: DistillationTrainer, held_out: Sequence[Problem], retriever: Retriever | None
+) -> AccuracyCurve:
     def point() -> EvalResult:
         with trainer.accelerator.autocast():
             return evaluate(
@@ -219,13 +231,13 @@ def _curve(config: RunConfig, trainer: SGSDTrainer, held_out: Sequence[Problem],
                 config.eval,
                 truncated=config.verifier.truncated,
                 seed=config.seed,
-                guidance=bank_guidance(retriever) if config.eval.with_bank else None,
+                guidance=bank_guidance(retriever) if config.eval.with_bank and retriever else None,
             )
 
     return AccuracyCurve(point, config.eval.every_steps, lambda: trainer.generated_tokens, trainer.log)
 
 
-def _save(config: RunConfig, trainer: SGSDTrainer, merge: bool) -> tuple[Path, Path | None]:
+def _save(config: RunConfig, trainer: DistillationTrainer, merge: bool) -> tuple[Path, Path | None]:
     """The student's folder, and the merged one when it is asked for. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"
     if config.model.lora is None:

@@ -59,7 +59,7 @@ def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | Non
     def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, batch: _Batch) -> tuple[Tensor, ...]:
         return (token_logprobs(hidden_NH, head.weight, batch.target_N, **options),)
 
-    return _run(model, rows, read, token_budget=token_budget, grad=grad)[0]
+    return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
 
 
 def score_top(model: nn.Module, rows: Sequence[ScoreRow], k: int, *, token_budget: int | None = None) -> TopK:
@@ -68,7 +68,7 @@ def score_top(model: nn.Module, rows: Sequence[ScoreRow], k: int, *, token_budge
     def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, batch: _Batch) -> tuple[Tensor, ...]:
         return topk_logprobs(hidden_NH, head.weight, k, **options)
 
-    return TopK(*_run(model, rows, read, token_budget=token_budget, grad=False))
+    return TopK(*read_completions(model, rows, read, token_budget=token_budget, grad=False))
 
 
 def score_support(
@@ -80,7 +80,7 @@ def score_support(
         ids_NS = ids_RTS.to(hidden_NH.device)[batch.row_N, batch.token_N]
         return (support_logits(hidden_NH, head.weight, ids_NS, **options),)
 
-    return _run(model, rows, read, token_budget=token_budget, grad=grad)[0]
+    return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int | None) -> list[list[int]]:
@@ -154,7 +154,7 @@ class _Batch:
 _Read = Callable[[Tensor, nn.Linear, _HeadOptions, _Batch], tuple[Tensor, ...]]
 
 
-def _run(
+def read_completions(
     model: nn.Module, rows: Sequence[ScoreRow], read: _Read, *, token_budget: int | None, grad: bool
 ) -> tuple[Tensor, ...]:
     """What `read` makes of the hidden states of all completion tokens, each value laid out as [R, T, ...]."""

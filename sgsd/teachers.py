@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from sgsd.config import TeacherConfig
 from sgsd.errors import TrainingError
-from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, render
+from sgsd.paired import Side
+from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, plain_user_text, reference_user_text, render
 from sgsd.records import Problem, Rollout, TeacherPrompt
 from sgsd.score import ScoreRow
 
@@ -42,6 +43,8 @@ class TeacherScores:
     support_ids_KTS: Tensor | None = None
     """Local support: each teacher's top n and, last, the sampled token."""
     support_logits_KTS: Tensor | None = None
+    side: Side | None = None
+    """Whole distributions: the first teacher's hidden states, [T, H], and its head."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Example:
     def teaches(self) -> bool:
         """False for what adds nothing to the loss: no teacher, or an outcome of 0."""
         return bool(self.teachers) and self.rollout.verdict.outcome != "unverifiable"
+
+    @property
+    def scored(self) -> bool:
+        """True once its teachers have read it."""
+        return any(getattr(self.scores, field.name) is not None for field in fields(self.scores))
 
     def row(self, prompt_ids: Sequence[int]) -> ScoreRow:
         return ScoreRow(prompt_ids, self.rollout.completion.token_ids)
@@ -133,6 +141,48 @@ class SkillPairPool:
 
     def _render(self, problem: Problem, guidance: Guidance) -> tuple[int, ...]:
         return tuple(render(self.tokenizer, guided_user_text(problem.problem, [guidance]), thinking=self.thinking))
+
+
+class ReferencePool:
+    """One teacher a problem, who is shown its reference solution, or the final answer alone (OPSD).
+
+    A problem without a solution shows its answer. A teacher whose prompt is too long is left out and counted.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        privilege: Literal["solution", "answer"],
+        max_prompt_tokens: int,
+        thinking: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.privilege = privilege
+        self.max_prompt_tokens = max_prompt_tokens
+        self.thinking = thinking
+
+    def __call__(self, problems: Sequence[Problem]) -> Pools:
+        prompts = [tuple(self._prompt(problem)) for problem in problems]
+        fitting = [[TeacherPrompt(ids, 1.0)] if len(ids) <= self.max_prompt_tokens else [] for ids in prompts]
+        return Pools(fitting, [None] * len(prompts), sum(not teachers for teachers in fitting))
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        solution = problem.solution if self.privilege == "solution" else None
+        reference = f"Answer: {problem.answer}" if solution is None else solution
+        return render(self.tokenizer, reference_user_text(problem.problem, reference), thinking=self.thinking)
+
+
+class PlainPool:
+    """One teacher a problem, who reads the plain prompt: another model (OPD)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.thinking = thinking
+
+    def __call__(self, problems: Sequence[Problem]) -> Pools:
+        prompts = [render(self.tokenizer, plain_user_text(p.problem), thinking=self.thinking) for p in problems]
+        return Pools([[TeacherPrompt(tuple(ids), 1.0)] for ids in prompts], [None] * len(prompts))
 
 
 class TeacherWeights:

@@ -27,7 +27,7 @@ from sgsd.data import problem_from_row
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate import Generator
 from sgsd.generate.transformers import TransformersGenerator
-from sgsd.methods import Method, Retriever, open_bank, sgsd_method
+from sgsd.methods import Method, Retriever, Window, open_bank, sgsd_method
 from sgsd.models import default_dtype, load_student, quiet_peft
 from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
@@ -96,7 +96,8 @@ class DistillationTrainer(Trainer):
         self.on_rollouts = on_rollouts
         self.generated_tokens = 0
         """Of the whole run and all ranks."""
-        self.tally = Tally()
+        self.tally = Tally(method.objective.counted, method.objective.metrics)
+        self._window = Window(0, 0)
         self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
 
     # The window: docs/method.md, steps 1 to 5, the teachers' half
@@ -120,7 +121,8 @@ class DistillationTrainer(Trainer):
         over_ranks = self._over_ranks({"examples": len(examples), "tokens": sum(map(len, examples))})
         self.generated_tokens += round(over_ranks["tokens"])
         rest = iter(examples)
-        return [list(islice(rest, len(batch))) for batch in batches], round(over_ranks["examples"])
+        self._window = Window(round(over_ranks["examples"]), round(over_ranks["tokens"]))
+        return [list(islice(rest, len(batch))) for batch in batches], self._window.examples
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
         """One verified completion a problem from the plain prompt, at the current weights."""
@@ -142,7 +144,7 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         _dropout_off(model)
         with self.tally.timed("student"), self.accelerator.autocast():
-            result = self.method.objective.loss(model, inputs, num_examples=int(num_items_in_batch))
+            result = self.method.objective.loss(model, inputs, self._window)
         if not torch.isfinite(result.loss):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
         self.tally.add(result.sums)
@@ -155,7 +157,7 @@ class DistillationTrainer(Trainer):
         """Forward and backward of the student (6 N), forwards of the teachers and of the rollout (2 N a token)."""
         return self.student.num_parameters(exclude_embeddings=True) * sum(
             8 * (len(example.rollout.prompt_ids) + len(example))
-            + 2 * sum(len(teacher.prompt_ids) + len(example) for teacher in example.teachers if example.teaches)
+            + 2 * sum(len(teacher.prompt_ids) + len(example) for teacher in example.teachers if example.scored)
             for example in inputs
         )
 

@@ -66,7 +66,8 @@ def _print(result: RunResult) -> None:
     if result.dropped_problems:
         typer.echo(f"{counted(result.dropped_problems, 'problem')} left out: longer than rollout.max_prompt_tokens")
     shares = ", ".join(f"{share:.0%} {name}" for name, share in result.polarity.items())
-    typer.echo(f"{result.steps} steps, {result.generated_tokens:,} generated tokens; teachers: {shares}")
+    teachers = f"; teachers: {shares}" if shares else ""
+    typer.echo(f"{result.steps} steps, {result.generated_tokens:,} generated tokens{teachers}")
     if result.curve:
         typer.echo(f"held-out accuracy {result.curve[0]['accuracy']:.1%} -> {result.curve[-1]['accuracy']:.1%}")
     typer.echo(f"student: {result.student}")

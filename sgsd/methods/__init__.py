@@ -2,9 +2,11 @@
 
 base.py   what a method is to the trainer
 gated.py  SGSD: skill-pair teachers, gated by the verifier's outcome
+distribution.py  OPSD and OPD: one teacher a problem, its whole distribution against the student's
 """
 
-from sgsd.methods.base import Method, MethodResult, Objective
+from sgsd.methods.base import Method, MethodResult, Objective, Window
+from sgsd.methods.distribution import opd_method, opsd_method
 from sgsd.methods.gated import GatedObjective, UsageLedger, open_bank, sgsd_method
 from skillbank.retrieve import Retriever
 
@@ -15,6 +17,9 @@ __all__ = [
     "Objective",
     "Retriever",
     "UsageLedger",
+    "Window",
+    "opd_method",
     "open_bank",
+    "opsd_method",
     "sgsd_method",
 ]

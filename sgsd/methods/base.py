@@ -6,7 +6,7 @@ What came of it goes to the `ledger`, and so back to the bank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,19 +26,39 @@ class MethodResult:
     loss: Tensor
     sums: dict[str, float]
     """Numbers that add up over micro-batches and ranks."""
-    judged: tuple[Example, ...]
-    diagnostics: GatedDiagnostics
+    judged: tuple[Example, ...] = ()
+    diagnostics: GatedDiagnostics | None = None
+    """Of `judged`, where teachers are judged."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What an optimiser step holds, over all micro-batches and ranks: losses are divided by it, so that no split of the
+    step changes them."""
+
+    examples: int
+    tokens: int
+    """Of the completions."""
 
 
 class Objective(Protocol):
     """What turns teachers' opinions into a loss."""
 
+    @property
+    def counted(self) -> Sequence[str]:
+        """Names of the sums that `loss` returns, the same on every rank."""
+        ...
+
     def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
         """The examples of a window with their teachers' scores. No gradient."""
         ...
 
-    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
-        """The part of a micro-batch in the loss of an optimiser step of `num_examples` examples."""
+    def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
+        """The part of a micro-batch in the loss of an optimiser step."""
+        ...
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What the log shows of these sums over a step: means and shares."""
         ...
 
 

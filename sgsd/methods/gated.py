@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
 from sgsd.errors import ConfigError
-from sgsd.methods.base import Method, MethodResult
+from sgsd.methods.base import Method, MethodResult, Window
 from sgsd.objectives.gated import (
     GatedResult,
     GatedSettings,
@@ -63,6 +63,11 @@ def sgsd_method(config: SGSDConfig, retriever: Retriever, tokenizer: PreTrainedT
 class GatedObjective:
     """docs/method.md, steps 5 to 8: K teacher forwards without gradient, one student pass with it."""
 
+    counted = (
+        *("teachers", "below_threshold", "judged", "helpful", "harmful", "neutral", "teacher_tokens", "clipped"),
+        *("gate_mass", "support"),
+    )
+
     def __init__(self, config: ObjectiveConfig, tokenizer: PreTrainedTokenizerBase, *, token_budget: int) -> None:
         self.settings = GatedSettings(
             tau=config.tau,
@@ -109,7 +114,7 @@ class GatedObjective:
             for example, ids, logits in parts
         ]
 
-    def loss(self, model: nn.Module, batch: Sequence[Example], *, num_examples: int) -> MethodResult:
+    def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
         """One student forward over what teaches. Where nothing does, the shortest row passes and a zero goes back
         through the graph: under DDP the other ranks wait for this one's gradients."""
         examples = [example for example in batch if example.teaches]
@@ -120,7 +125,7 @@ class GatedObjective:
         mask_BT = _padded([completion_mask(row.completion_ids, self.tokenizer) for row in rows])
         outcome_B = torch.tensor([OUTCOME_SIGN[e.rollout.verdict.outcome] for e in examples])
         weight_BK = _padded([torch.tensor([t.weight for t in e.teachers], dtype=torch.float64) for e in examples])
-        judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, num_examples)
+        judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, window.examples)
         local = self.top_k > 0 and bool(examples[0].teachers)
         result = self._local_loss(model, judged) if local else self._full_loss(model, judged)
         return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics)
@@ -163,6 +168,19 @@ class GatedObjective:
             num_examples=judged.num_examples,
         )
 
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Shares in [0, 1]; gate mass and support are means over teachers."""
+        judged, teachers = max(1.0, sums["judged"]), max(1.0, sums["teachers"])
+        return {
+            "helpful": sums["helpful"] / judged,
+            "harmful": sums["harmful"] / judged,
+            "neutral": sums["neutral"] / judged,
+            "below_threshold": sums["below_threshold"] / teachers,
+            "clipped": sums["clipped"] / max(1.0, sums["teacher_tokens"]),
+            "gate_mass": sums["gate_mass"] / teachers,
+            "support": sums["support"] / teachers,
+        }
+
 
 @dataclass(frozen=True)
 class _Judged:
@@ -193,6 +211,8 @@ class UsageLedger:
     def record(self, step: int, result: MethodResult) -> None:
         """Note a micro-batch of optimiser step `step` (from 1): one row for each teacher of a judged example."""
         seen = result.diagnostics
+        if seen is None:
+            return
         values = zip(seen.support_BK.tolist(), seen.polarity_BK.tolist(), seen.gate_mass_BK.tolist(), strict=True)
         for example, (supports, polarities, masses) in zip(result.judged, values, strict=True):
             self._waiting += [

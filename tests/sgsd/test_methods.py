@@ -12,7 +12,7 @@ import torch
 
 from sgsd.config import BankConfig, ObjectiveConfig
 from sgsd.errors import ConfigError
-from sgsd.methods import GatedObjective, MethodResult, UsageLedger, open_bank, sgsd_method
+from sgsd.methods import GatedObjective, MethodResult, UsageLedger, Window, open_bank, sgsd_method
 from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.score import ScoreRow, score
 from sgsd.teachers import Example
@@ -100,8 +100,8 @@ def test_a_loss_is_the_sum_of_its_parts(tiny: Any, settings: dict[str, Any]) -> 
     model = tiny.model().double()
     gated = objective(tiny, **settings)
     scored = gated.score_teachers(model, window(placebo="support_baseline" in settings))
-    whole = gated.loss(model, scored, num_examples=6)
-    parts = [gated.loss(model, [one], num_examples=6) for one in scored]
+    whole = gated.loss(model, scored, Window(6, 1))
+    parts = [gated.loss(model, [one], Window(6, 1)) for one in scored]
     assert abs(whole.loss.item()) > 1e-3
     assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item(), rel=1e-9)
     for key, value in whole.sums.items():
@@ -117,7 +117,7 @@ def test_weights_are_exact_in_float64(tiny: Any) -> None:
     """0.1 and 0.2 are not rounded to float32 on their way into the loss."""
     model = tiny.model().double()
     gated = objective(tiny, polarity="off", gate="quadratic")
-    result = gated.loss(model, gated.score_teachers(model, [example([7], 2)]), num_examples=1)
+    result = gated.loss(model, gated.score_teachers(model, [example([7], 2)]), Window(1, 1))
     student = score(model, [ScoreRow((3, 4), (7,))]).item()
     deltas = [score(model, [ScoreRow((3, 10 + k), (7,))]).item() - student for k in range(2)]
     expected = 0.1 * deltas[0] ** 2 / 4 + 0.2 * deltas[1] ** 2 / 4
@@ -130,7 +130,7 @@ def test_weights_are_exact_in_float64(tiny: Any) -> None:
 def judged(tiny: Any, *examples: Example) -> tuple[MethodResult, torch.nn.Module]:
     model = tiny.model().double()
     gated = objective(tiny)
-    return gated.loss(model, gated.score_teachers(model, examples), num_examples=len(examples)), model
+    return gated.loss(model, gated.score_teachers(model, examples), Window(len(examples), 1)), model
 
 
 def ledger_rows(bank: Bank) -> list[dict[str, Any]]:
@@ -245,3 +245,20 @@ def test_sgsd_asks_for_placebos_when_the_baseline_does(tiny: Any, bank: Bank) ->
         assert (made.pool(problems(1)).placebos[0] is not None) == wanted
         assert isinstance(made.objective, GatedObjective)
         assert made.objective.token_budget == 99
+
+
+def test_shares_and_means_of_the_sums(tiny: Any) -> None:
+    sums = {"teachers": 20, "judged": 16, "helpful": 8, "harmful": 4, "neutral": 4, "below_threshold": 5}
+    sums |= {"teacher_tokens": 100, "clipped": 7, "gate_mass": 4.0, "support": -10.0}
+    gated = objective(tiny)
+    assert set(gated.counted) == set(sums)
+    assert gated.metrics(sums) == {
+        "helpful": 0.5,
+        "harmful": 0.25,
+        "neutral": 0.25,
+        "below_threshold": 0.25,
+        "clipped": 0.07,
+        "gate_mass": 0.2,
+        "support": -0.5,
+    }
+    assert set(gated.metrics(dict.fromkeys(sums, 0.0)).values()) == {0.0}
