@@ -5,20 +5,19 @@ Rules are pure: a `Context` is filled beforehand, and the same content and conte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from skillbank.guard.text import squeezed, undisguised
+from skillbank.guard.numbers import Number, find_numbers
+from skillbank.guard.text import squeezed, undisguised, words_of
 from skillbank.records import Evidence, Flag, Mistake, Skill
 
 if TYPE_CHECKING:
     from skillbank.guard.contamination import EvaluationIndex
 
 Content = Skill | Mistake
-WORD = re.compile(r"[^\W\d_]+")
 LONG = 14
 
 
@@ -76,7 +75,7 @@ class Context:
     @cached_property
     def word_list(self) -> list[str]:
         """The words of `plain`, in order."""
-        return WORD.findall(self.plain)
+        return words_of(self.plain)
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -87,6 +86,11 @@ class Context:
     def long_words(self) -> list[str]:
         """Runs of `LONG` or more characters without white space: where keys and encodings are."""
         return [word for word in self.text.split() if len(word) >= LONG]
+
+    @cached_property
+    def numbers(self) -> list[Number]:
+        """The numbers of `text`, where they stand."""
+        return find_numbers(self.text)
 
     @cached_property
     def squeezed(self) -> str:

@@ -20,7 +20,10 @@ _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?((?:[0-9a-fA-F]{2}[ :]?){8,})(?![0-9A
 _PERCENT = re.compile(r"(?:[\w.\-]*%[0-9a-fA-F]{2}){3,}[\w.\-%]*")
 _ESCAPES = re.compile(r"(?:\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|&#x?[0-9a-fA-F]{2,6};){4,}")
 _BINARY = re.compile(r"\b(?:[01]{8}[ ,]?){4,}\b")
-_PAIRS = re.compile(r"(?:[0-9a-fA-F]{2}[ :]){5}|[01]{8}[ ,]")
+# These begin with one character of a set, which lets the search leap from one such character to the next.
+_PAIRS = re.compile(r"[0-9a-fA-F](?:[0-9a-fA-F][ :](?:[0-9a-fA-F]{2}[ :]){4}|(?<=[01])[01]{7}[ ,])")
+_EIGHT_PAIRS = re.compile(r"[0-9a-fA-F][0-9a-fA-F][ :]?(?:[0-9a-fA-F]{2}[ :]?){7}")
+_EIGHT_BITS = re.compile(r"[01][01]{7}")
 _WORDS = re.compile(rb"[A-Za-z]{2,}[ ,.:;/?=&]{1,2}[A-Za-z]{2,}|[A-Za-z]{8,}")
 
 
@@ -41,7 +44,7 @@ def _decoded(context: Context) -> Iterator[tuple[str, bytes]]:
         token = match.group().rstrip("=").replace("-", "+").replace("_", "/")
         if any(c.isupper() for c in token) and len(token) % 4 != 1:
             yield "base64", base64.b64decode(token + "=" * (-len(token) % 4))
-    for match in _HEX.finditer(text):
+    for match in _HEX.finditer(text) if _EIGHT_PAIRS.search(text) else ():
         try:
             yield "hexadecimal", binascii.unhexlify(re.sub(r"[ :]", "", match[1]))
         except binascii.Error:
@@ -57,7 +60,7 @@ def _decoded(context: Context) -> Iterator[tuple[str, bytes]]:
                 "character codes",
                 "".join(chr(int(c, base)) for c in codes if int(c, base) < 0x110000).encode("utf-8", "replace"),
             )
-    for match in _BINARY.finditer(text):
+    for match in _BINARY.finditer(text) if _EIGHT_BITS.search(text) else ():
         yield "binary", bytes(int(byte, 2) for byte in re.findall(r"[01]{8}", match.group()))
 
 

@@ -28,11 +28,11 @@ FOREIGN = re.compile(
     r"|(?:تجاهل|انس)[^.!?]{0,30}(?:التعليمات|الأوامر|القواعد)"
     r"|(?:अनदेखा|नज़रअंदाज|भूल)[^.!?।]{0,20}(?:निर्देश)|(?:निर्देश)[^.!?।]{0,20}(?:अनदेखा|नज़रअंदाज|भूल)"
 )
-STEMS = re.compile(
-    r"[^\x00-\x7f]|ignor|olvid|omiso|descart|verg[ei]|missacht|oubli|compte|suiv|suis|neglig|dimentic|trascur|seguire"
-    r"|esquec|desconsid|negeer|zapomn"
+STEMS = (
+    *("ignor", "olvid", "omiso", "descart", "verge", "vergi", "missacht", "oubli", "compte", "suiv", "suis", "neglig"),
+    *("dimentic", "trascur", "seguire", "esquec", "desconsid", "negeer", "zapomn"),
 )
-"""Without one of these no foreign phrase is in a text: looked for first, as most texts have none."""
+"""Without one of these no foreign phrase is in an ASCII text: looked for first, as most texts have none."""
 CYRILLIC = re.compile(
     r"(?:игнорир\w*|забудь\w*|не обращай\w* внимания|отмени\w*|пренебрег\w*|ігноруй\w*)[^.!?]{0,40}"
     r"(?:инструкци\w*|указани\w*|правил\w*|команд\w*|інструкці\w*)",

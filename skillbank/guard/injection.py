@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from skillbank.guard.context import Content, Context
 from skillbank.guard.foreign import CYRILLIC, FOREIGN, STEMS
-from skillbank.guard.phrases import NOT_ORDERED, OVERRIDE_WORDS, OVERRIDES, ROLE_WORDS, ROLES, SQUEEZED
+from skillbank.guard.phrases import NOT_ORDERED, OVERRIDE_PATTERNS, OVERRIDE_WORDS, ROLE_WORDS, ROLES, SQUEEZED
 from skillbank.guard.text import excerpt
 from skillbank.records import Flag
 
@@ -53,15 +53,17 @@ _SPELT = {
 def override(content: Content, context: Context) -> Iterator[Flag]:
     """Orders to the model: to drop its instructions, to take new ones, to answer in a set way, to show its prompt."""
     view = context.plain
-    here = context.words & OVERRIDE_WORDS
-    for wanted, pattern in OVERRIDES:
-        if any(map(here.isdisjoint, wanted)):
+    here = 0
+    for word in context.words & OVERRIDE_WORDS.keys():
+        here |= OVERRIDE_WORDS[word]
+    for wanted, pattern in OVERRIDE_PATTERNS:
+        if here & wanted != wanted:
             continue
         for match in pattern.finditer(view):
             if not NOT_ORDERED.search(view, max(0, match.start() - 25), match.start()):
                 yield _ordered(excerpt(view, *match.span()))
                 return
-    if STEMS.search(view) or not context.text.isascii():
+    if not context.text.isascii() or any(map(view.__contains__, STEMS)):
         for pattern, where in ((FOREIGN, view), (FOREIGN, context.text.lower()), (CYRILLIC, context.text)):
             if found := pattern.search(where):
                 yield _ordered(excerpt(where, *found.span()))
@@ -75,7 +77,7 @@ def override(content: Content, context: Context) -> Iterator[Flag]:
 def _readings(letters: str) -> Iterator[tuple[str, str]]:
     """(how it was hidden, letters) for each way in which the letters of a text may spell an order."""
     for how, words in _SPELT.items():
-        if any(word in letters for word in words):
+        if any(map(letters.__contains__, words)):
             if how == _BACKWARDS:
                 yield how, letters[::-1]
             else:

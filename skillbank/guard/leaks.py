@@ -13,17 +13,19 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from skillbank.guard.context import Content, Context
+from skillbank.guard.numbers import NUMBER, is_general, normal_number, numbers_of
 from skillbank.guard.text import excerpt
 from skillbank.records import Flag
 
-_NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:/\d+)?"
 _VALUE = (
     rf"(?:\\boxed\s?\{{[^{{}}]*\d[^{{}}]*\}}|\$[^$\n]{{0,60}}?\d[^$\n]{{0,60}}?\$|\\d?frac\{{[^{{}}]+\}}\{{[^{{}}]+\}}"
-    rf"|\(?[$€£-]?(?:{_NUMBER})(?!\d))"
+    rf"|\(?[$€£-]?(?:{NUMBER})(?!\d))"
 )
-_TRUE = (
-    r"(?:correct|right|true|actual|expected|reference|official|intended|gold(?:en)?|target|final|real|proper|accepted)"
+_TRUE_WORDS = (
+    *("correct", "right", "true", "actual", "expected", "reference", "official", "intended", "golden", "gold"),
+    *("target", "final", "real", "proper", "accepted"),
 )
+_TRUE = f"(?:{'|'.join(_TRUE_WORDS)})"
 _RESULTS = "answer|result|value|solution|output|count|total|outcome|label"
 _RESULT = rf"(?:{_RESULTS})"
 _IS = (
@@ -32,28 +34,38 @@ _IS = (
     r"|turns out to be|comes to|ends in|which (?:is|ends in|equals)|yields|gives|in fact|simply|actually|exactly"
     r"|just))*\s?"
 )
-_STATED = tuple(  # words of which one is in all that it matches, and the pattern
-    (frozenset(words.split("|")), re.compile(pattern, re.IGNORECASE))
-    for words, pattern in (
-        (_RESULTS, rf"\b{_TRUE} {_RESULT}\b{_IS}{_VALUE}"),
+_STATED = tuple(
+    # Words of which one is in all that it matches, parts of an ASCII text of which one is in it too, and the pattern:
+    # looked for in this order, as words are quick and patterns slow.
+    (frozenset(words.split("|")), parts, re.compile(pattern, re.IGNORECASE))
+    for words, parts, pattern in (
+        (_RESULTS, _TRUE_WORDS, rf"\b{_TRUE} {_RESULT}\b{_IS}{_VALUE}"),
         (
             "answer",
+            ("answer",),
             rf"\banswer\b(?:\s?[:=(]|\s(?:is|was|must be|equals|should be|should have been|would be|has to be)\b)"
             rf"(?:\s(?:e\.g\.,?|i\.e\.,?|simply|exactly|just|indeed))?\s?{_VALUE}",
         ),
-        ("answer", rf"\banswer \((?:e\.g\.,?|i\.e\.,?|namely|that is,?)\s?[^()]{{0,40}}?=\s?{_VALUE}"),
-        ("instead", rf"\binstead of (?:the )?{_TRUE}\b[^.;\n]{{0,12}}?{_VALUE}"),
+        (
+            "answer",
+            ("answer (",),
+            rf"\banswer \((?:e\.g\.,?|i\.e\.,?|namely|that is,?)\s?[^()]{{0,40}}?=\s?{_VALUE}",
+        ),
+        ("instead", ("instead of",), rf"\binstead of (?:the )?{_TRUE}\b[^.;\n]{{0,12}}?{_VALUE}"),
         (
             "instead",
-            rf"(?:{_NUMBER})(?:\s[a-z]+){{0,2}},? instead of (?:the )?(?:\d{{3,}}|\d+[.,/]\d+)",
+            ("instead of",),
+            rf"(?:{NUMBER})(?:\s[a-z]+){{0,2}},? instead of (?:the )?(?:\d{{3,}}|\d+[.,/]\d+)",
         ),
         (
             "one|number|figure|expression",
+            _TRUE_WORDS,
             rf"\b{_TRUE} (?:one|number|figure|expression)\b(?:\s(?:is|was|should be|equals)|\s?[:=(])\s?{_VALUE}",
         ),
-        ("boxed", r"\\boxed\s?\{[^{}]*\w[^{}]*\}"),
+        ("boxed", ("\\boxed",), r"\\boxed\s?\{[^{}]*\w[^{}]*\}"),
         (
             "gold|target|reference|truth",
+            (":", "="),
             rf"\b(?:gold|target|reference|truth) ?(?:label|answer|value)?\s?[:=]\s?{_VALUE}",
         ),
     )
@@ -76,8 +88,10 @@ _KNOWN_WORDS = frozenset(
 def answer_phrase(content: Content, context: Context) -> Iterator[Flag]:
     """An answer stated as such, or talk of one that only a grader knows."""
     text, view = context.text, context.plain
-    for words, pattern in _STATED:
-        if context.words & words and (match := pattern.search(text)):
+    for words, parts, pattern in _STATED:
+        if context.words.isdisjoint(words) or (text.isascii() and not any(map(view.__contains__, parts))):
+            continue
+        if match := pattern.search(text):
             yield Flag(rule="answer_phrase", reason=f"states an answer: '{excerpt(text, *match.span())}'")
             break
     if context.words & _KNOWN_WORDS and (match := _KNOWN.search(view)):
@@ -88,90 +102,6 @@ def answer_phrase(content: Content, context: Context) -> Iterator[Flag]:
 
 # ----------------------------------------------------------------------------------------------------- the known answer
 
-_NUMBERS = re.compile(rf"(?<![\w.\\])-?(?:{_NUMBER})(?![\w]|\.\d)|(?<=[$£€])(?:{_NUMBER})")
-_SMALL = 12
-"""Whole numbers up to here stand in any text; the answer among them counts only where it stands as a result."""
-_GENERAL = frozenset(
-    [
-        "13",
-        "14",
-        "15",
-        "16",
-        "18",
-        "20",
-        "24",
-        "25",
-        "30",
-        "32",
-        "36",
-        "40",
-        "45",
-        "48",
-        "50",
-        "52",
-        "60",
-        "64",
-        "72",
-        "75",
-        "80",
-        "90",
-        "99",
-        "100",
-        "120",
-        "125",
-        "128",
-        "144",
-        "150",
-        "180",
-        "200",
-        "250",
-        "256",
-        "270",
-        "300",
-        "360",
-        "365",
-        "366",
-        "400",
-        "500",
-        "512",
-        "600",
-        "720",
-        "750",
-        "800",
-        "900",
-        "1000",
-        "1024",
-        "1461",
-        "1900",
-        "2000",
-        "10000",
-        "100000",
-        "1000000",
-        "3.14",
-        "3.1416",
-        "0.5",
-        "0.25",
-        "0.75",
-        "0.1",
-        "0.01",
-        "0.001",
-        "0.05",
-        "1.5",
-        "2.5",
-        "2.718",
-        "1.96",
-        "1/2",
-        "1/3",
-        "2/3",
-        "1/4",
-        "3/4",
-        "1/5",
-        "1/6",
-        "1/8",
-        "1/10",
-    ]
-)
-"""Numbers that general advice quotes: powers, angles, calendars, percentages."""
 _NUMBER_WORDS = dict(
     zip(
         [
@@ -196,28 +126,12 @@ _NUMBER_WORDS = dict(
 )
 
 
-@lru_cache(maxsize=65536)
-def normal_number(number: str) -> str:
-    """One spelling for each number: `1,600`, `1600.0` and `$1600` are `1600`."""
-    bare = number.replace(",", "").lstrip("$€£")
-    if "." in bare and "/" not in bare:
-        bare = bare.rstrip("0").rstrip(".")
-    sign, digits = ("-", bare[1:]) if bare.startswith("-") else ("", bare)
-    return sign + (digits.lstrip("0") or "0")
-
-
-@lru_cache(maxsize=4096)
-def numbers_of(text: str) -> frozenset[str]:
-    """The numbers of a text without their signs, in one spelling each."""
-    return frozenset(normal_number(match.group().lstrip("-")) for match in _NUMBERS.finditer(text))
-
-
 def answer_value(content: Content, context: Context) -> Iterator[Flag]:
     """The answer of a source problem, as a value."""
     text = context.text
     for source in context.sources:
         for answer in sorted({_bare(answer) for answer in source.answers} - {""}):
-            if match := _stands(answer, text, source.problem or ""):
+            if match := _stands(answer, context, source.problem or ""):
                 words = excerpt(text, max(0, match[0] - 20), match[1])
                 reason = f"holds the answer {excerpt(answer, 0, 30)} of problem {source.problem_id}: '{words}'"
                 yield Flag(rule="answer_value", reason=reason)
@@ -230,29 +144,25 @@ def _bare(answer: str) -> str:
     if boxed := re.fullmatch(r"\\boxed\s?\{(.*)\}", text, re.DOTALL):
         text = boxed[1]
     text = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}|\\[,!;% ]|\s+", " ", text).strip().rstrip(".")
-    number = re.fullmatch(rf"[$€£]?\s?-?(?:{_NUMBER})\s?%?", text)
+    number = re.fullmatch(rf"[$€£]?\s?-?(?:{NUMBER})\s?%?", text)
     return normal_number(text.rstrip("% ").replace(" ", "")) if number else text
 
 
-def _stands(answer: str, text: str, problem: str) -> tuple[int, int] | None:
-    """Where an answer stands in a text as an answer does."""
-    if not re.fullmatch(r"-?[\d.,/]+", answer):
-        return _stands_as_text(answer, text)
+def _stands(answer: str, context: Context, problem: str) -> tuple[int, int] | None:
+    """Where an answer stands in an entry's text as an answer does."""
+    if not _NUMERIC.fullmatch(answer):
+        return _stands_as_text(answer, context.text)
     magnitude = answer.lstrip("-")
+    places = [(start, end) for value, start, end in context.numbers if value == magnitude]
+    if not places:
+        return None
     given = magnitude in numbers_of(problem) or magnitude in _number_words(problem)
-    anywhere = not given and not is_general(magnitude)
-    for match in _NUMBERS.finditer(text):
-        if normal_number(match.group().lstrip("-")) == magnitude and (
-            anywhere or _as_result(text, match.start(), match.end(), given)
-        ):
-            return match.span()
-    return None
+    if not given and not is_general(magnitude):
+        return places[0]
+    return next((place for place in places if _as_result(context.text, *place, given)), None)
 
 
-def is_general(number: str) -> bool:
-    return number in _GENERAL or (number.isdigit() and int(number) <= _SMALL)
-
-
+_NUMERIC = re.compile(r"-?[\d.,/]+")
 _RESULT_BEFORE = re.compile(r"(?:=|≡|\\equiv)\s*[$€£({]*\s*-?\s*$")
 _COMPUTED_BEFORE = re.compile(r"(?:[+\-*/×·÷−]|\bx\b|\\times|\\cdot)[^=]{0,25}=\s*[$€£]?\s*$")
 _ANSWER_BEFORE = re.compile(

@@ -57,7 +57,7 @@ _DOTTED = re.compile(r"\.(?:[a-z]{2}|\d+\.\d)")
 def url(content: Content, context: Context) -> Iterator[Flag]:
     """Addresses on the web, however they are spelt."""
     view = context.plain
-    if _DOTTED.search(view) or view.count(":") > 4 or any(sign in view for sign in _SIGNS):
+    if _DOTTED.search(view) or view.count(":") > 4 or any(map(view.__contains__, _SIGNS)):
         for pattern in (_URL, _SPELT):
             for match in pattern.finditer(view):
                 if "@" not in view[max(0, match.start() - 1) : match.end()]:  # e-mail is another rule's
@@ -85,7 +85,7 @@ _MARKS = ("<", "-->", "&", "{{", "{%", "](", "\\", "script")
 def markup(content: Content, context: Context) -> Iterator[Flag]:
     """HTML, scripts, templates, Markdown images and links, and the LaTeX commands that read or open something."""
     view = context.plain
-    if not any(sign in view for sign in _MARKS):
+    if not any(map(view.__contains__, _MARKS)):
         return
     if "&" in view:
         view = html.unescape(html.unescape(view))
@@ -173,6 +173,8 @@ _PHONE = re.compile(
     r"\+?\(?\d[\d ()./\-]{5,18}\d"
 )
 
+_ATS = ("@", " at ", "at]", "at)", "at}", "mailto")
+_DIALLED = re.compile(r"\+\d|\(\d{3}\)")
 _CALLING = frozenset(
     ("tel", "phone", "telephone", "mobile", "cell", "fax", "whatsapp", "hotline", "sms", "call", "text")
 )
@@ -181,10 +183,10 @@ _CALLING = frozenset(
 def contact(content: Content, context: Context) -> Iterator[Flag]:
     """E-mail addresses and, where they are sure to be such, telephone numbers."""
     view = context.plain
-    if "@" in view or " at " in view or "at]" in view or "at)" in view or "at}" in view or "mailto" in view:
+    if any(map(view.__contains__, _ATS)):
         for match in _MAIL.finditer(view):
             yield Flag(rule="contact", reason=f"an e-mail address: '{excerpt(view, *match.span())}'")
-    if not ("+" in view or "(" in view or context.words & _CALLING):
+    if context.words.isdisjoint(_CALLING) and not _DIALLED.search(view):
         return
     for match in _PHONE.finditer(view):
         if sum(map(str.isdigit, match.group())) >= 7:

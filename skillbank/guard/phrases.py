@@ -261,7 +261,15 @@ OVERRIDES: tuple[tuple[tuple[frozenset[str], ...], re.Pattern[str]], ...] = tupl
     )
 )
 """(words of which each set must have one in the text, pattern): the sets are looked at first, as they are quick."""
-OVERRIDE_WORDS = frozenset(word for wanted, _ in OVERRIDES for words in wanted for word in words)
+_SETS = list(dict.fromkeys(words for wanted, _ in OVERRIDES for words in wanted))
+OVERRIDE_WORDS = {
+    word: sum(1 << place for place, words in enumerate(_SETS) if word in words) for word in frozenset().union(*_SETS)
+}
+"""Word -> the sets it is in, as bits. A text's words joined by `or` say which of `OVERRIDES` to look for."""
+OVERRIDE_PATTERNS = tuple(
+    (sum(1 << _SETS.index(words) for words in frozenset(wanted)), pattern) for wanted, pattern in OVERRIDES
+)
+"""`OVERRIDES` with its sets as bits."""
 SQUEEZED = re.compile(
     r"(?:ignore|disregard|forget|override|bypass)(?:all|any|the|every|of|your|my|these|those|each)*"
     r"(?:previous|prior|above|earlier|preceding|foregoing|system|initial|original|safety|your|existing)"

@@ -64,7 +64,10 @@ def chosen(names: Iterable[str] | None) -> dict[str, RuleEntry]:
 def flags_of(context: Context, rules: dict[str, RuleEntry]) -> Iterator[Flag]:
     """All that these rules find in an entry, each flag once, at most `MAX_FLAGS` of a rule."""
     for rule in rules.values():
-        found = list(dict.fromkeys(rule.check(context.content, context)))
+        raised = list(rule.check(context.content, context))
+        if not raised:
+            continue
+        found = list(dict.fromkeys(raised))
         if len(found) > MAX_FLAGS:
             last = found[MAX_FLAGS - 1]
             more = f"{last.reason}, and {len(found) - MAX_FLAGS} more like it"

@@ -39,6 +39,20 @@ _SIGNALS = {kind: re.compile(rf"\b(?:{words})\b") for kind, words in _KINDS.item
 _ABOUT = ("orders", "machine", "talk")
 _WANTED = re.compile(rf"\b(?:{'|'.join(_KINDS[kind] for kind in _ABOUT)})\b")
 """Looked for first: most sentences have none."""
+_WANTED_WORDS = frozenset(
+    word
+    for line in (
+        "instruction instructions directive directives orders command commands guideline guidelines guidance",
+        "rule rules policy policies protocol protocols restriction restrictions checks safeguard safeguards",
+        "prohibition prohibitions task",
+        "prompt prompts developer developers admin administrator assistant assistants chatbot chatbots ai bot bots",
+        "llm llms language filters persona override configuration user programmed programming wrapper system",
+        "message messages conversation chat respond response responses reply output outputs say said told print words",
+        "context contents tell reveal repeat translate paragraph preamble verbatim",
+    )
+    for word in line.split()
+)
+"""One of these is in all that `_WANTED` matches."""
 _ALONE = re.compile(
     r"\b(?:unrestricted|uncensored|unfiltered) (?:ai|mode|model|assistant|bot|chatbot|agent|testing|context|version)\b"
     r"|\b(?:jail ?break\w*|chatgpt|llms?|chatbot|backdoor|prompt injection)\b"
@@ -47,16 +61,26 @@ _ALONE = re.compile(
     r"|\b(?:curl|wget) \S+/"
 )
 """What a lesson has no use for."""
+_ALONE_WORDS = frozenset(
+    word
+    for line in (
+        "unrestricted uncensored unfiltered chatgpt llm llms chatbot backdoor prompt mode",
+        "rm sudo cat os child drop send curl wget",
+    )
+    for word in line.split()
+)
+"""One of these, or `jail`, is in all that `_ALONE` matches: looked for first, as most texts have none."""
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 
 
 def addresses_model(content: Content, context: Context) -> Iterator[Flag]:
     """A sentence with the vocabulary of an order to a model."""
     view = context.plain
-    if match := _ALONE.search(view):
+    machines = "jail" in view or not context.words.isdisjoint(_ALONE_WORDS)
+    if machines and (match := _ALONE.search(view)):
         yield Flag(rule="addresses_model", reason=f"words for machines: '{excerpt(view, *match.span())}'")
         return
-    if not _WANTED.search(view):
+    if context.words.isdisjoint(_WANTED_WORDS):
         return
     for match in _SENTENCE.finditer(view):
         sentence = match.group()

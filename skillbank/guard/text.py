@@ -45,7 +45,7 @@ _SUSPECT = re.compile(
 
 def invisible(text: str) -> Iterator[tuple[int, str]]:
     """(place, character) of everything that prints nothing and is not ordinary white space."""
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.replace("\n", "").isprintable():
         return
     for match in _SUSPECT.finditer(text):
         place, character = match.start(), match.group()
@@ -199,6 +199,10 @@ def _greek_disguise(word: str) -> bool:
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _NOT_LETTERS = re.compile(r"[^a-z]+")
 _SPACE = re.compile(r"\s+")
+_ASCII = list(map(chr, range(128)))
+_TO_WORDS = str.maketrans({c: " " for c in _ASCII if not c.isalpha()})
+_TO_LETTERS = str.maketrans({c: None for c in _ASCII if not "a" <= c <= "z"}) | _LEET
+"""The same in one pass, which is many times faster: nearly every text is ASCII."""
 
 
 def plain(text: str) -> str:
@@ -214,8 +218,17 @@ def undisguised(text: str) -> str:
     return text.lower()
 
 
+def words_of(plain_text: str) -> list[str]:
+    """The words of a plain text, in order: runs of letters."""
+    if plain_text.isascii():
+        return plain_text.translate(_TO_WORDS).split()
+    return _WORD.findall(plain_text)
+
+
 def squeezed(plain_text: str) -> str:
     """Only the letters of a plain text, digits and signs read as the letters they stand for: spelling tricks undone."""
+    if plain_text.isascii():
+        return plain_text.translate(_TO_LETTERS)
     return _NOT_LETTERS.sub("", plain_text.translate(_LEET))
 
 
