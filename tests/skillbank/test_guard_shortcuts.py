@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillbank.guard import encodings, injection, leaks, outside, phrases, signals
+from skillbank.guard import encodings, foreign, leaks, outside, phrases, signals
 from skillbank.guard.context import Context
 from skillbank.guard.echoes import _grams
 from skillbank.guard.numbers import NUMBER, find_numbers, normal_number, numbers_of
@@ -113,8 +113,8 @@ def test_numbers_to_call_and_encodings_are_missed_by_no_shortcut(text: str) -> N
         assert encodings._EIGHT_BITS.search(text)
     five_pairs = re.search(r"(?:[0-9a-fA-F]{2}[ :]){5}|[01]{8}[ ,]", text)
     assert (encodings._PAIRS.search(text) is None) == (five_pairs is None)
-    foreign = injection.FOREIGN.search(context.plain)
-    assert not foreign or any(stem in context.plain for stem in injection.STEMS)
+    ordered = foreign.FOREIGN.search(context.plain)
+    assert not ordered or any(stem in context.plain for stem in foreign.STEMS)
 
 
 def spellings(pattern: str) -> set[str]:
