@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -98,7 +99,7 @@ class DistillationTrainer(Trainer):
         """Of the whole run and all ranks."""
         self.tally = Tally(method.objective.counted, method.objective.metrics)
         self._window = Window(0, 0)
-        self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
+        self.add_callback(AfterStep(self._after_step, self._close_ledger))
 
     # The window: docs/method.md, steps 1 to 5, the teachers' half
 
@@ -149,7 +150,8 @@ class DistillationTrainer(Trainer):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
         self.tally.add(result.sums)
         if self.method.ledger is not None:
-            self.method.ledger.record(self.state.global_step + 1, result)
+            with self.tally.timed("ledger"):
+                self.method.ledger.record(self.state.global_step + 1, result)
         # Gradients are averaged over ranks, while N counts the examples of all of them.
         return result.loss * self.accelerator.num_processes
 
@@ -198,14 +200,23 @@ class DistillationTrainer(Trainer):
             self.teacher_weights.save(folder)
             about = {"method": self.method.name, "generated_tokens": self.generated_tokens, "totals": self.tally.totals}
             if self.method.ledger is not None:
-                about |= self.method.ledger.state()
+                about |= self.method.ledger.state(self.state.global_step)
             (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
         super()._save_checkpoint(model, trial)
-        self._flush()
 
-    def _flush(self) -> None:
+    def _after_step(self, step: int) -> None:
+        self.teacher_weights.after_step(step)
         if self.method.ledger is not None:
-            self.method.ledger.flush()
+            with self.tally.timed("ledger"):
+                rows = self.method.ledger.take()
+                if self.accelerator.num_processes > 1:
+                    rows = gather_object(rows)
+                if self.accelerator.is_main_process:
+                    self.method.ledger.write(rows)
+
+    def _close_ledger(self) -> None:
+        if self.method.ledger is not None:
+            self.method.ledger.close()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
