@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -28,6 +27,7 @@ from sgsd.data import problem_from_row
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate import Generator
 from sgsd.generate.transformers import TransformersGenerator
+from sgsd.maintain import Maintenance
 from sgsd.methods import Method, Retriever, Window, open_bank, sgsd_method
 from sgsd.models import default_dtype, load_student, quiet_peft
 from sgsd.progress import AfterStep, Tally
@@ -70,6 +70,7 @@ class DistillationTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         generator: Generator | None = None,
         on_rollouts: OnRollouts | None = None,
+        maintenance: Maintenance | None = None,
         **kwargs: Any,
     ) -> None:
         # Records travel, not tensors: the verifier wants every column, and there is nothing to pin.
@@ -95,11 +96,14 @@ class DistillationTrainer(Trainer):
         self.generator = generator or TransformersGenerator(model, processing_class)
         self.teacher_weights = TeacherWeights(config.teacher, model)
         self.on_rollouts = on_rollouts
+        self.maintenance = maintenance
         self.generated_tokens = 0
         """Of the whole run and all ranks."""
         self.tally = Tally(method.objective.counted, method.objective.metrics)
         self._window = Window(0, 0)
-        self.add_callback(AfterStep(self._after_step, self._close_ledger))
+        self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
+        if maintenance is not None:
+            self.add_callback(maintenance)
 
     # The window: docs/method.md, steps 1 to 5, the teachers' half
 
@@ -111,6 +115,8 @@ class DistillationTrainer(Trainer):
         rollouts = self.roll_out(problems)
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step + 1, rollouts)
+        if self.maintenance is not None:
+            self.maintenance.take(self.state.global_step + 1, rollouts, seed=self._seed())
         with self.tally.timed("retrieve"):
             pools = self.method.pool(problems)
         pooled = zip(rollouts, pools.teachers, pools.placebos, strict=True)
@@ -135,8 +141,11 @@ class DistillationTrainer(Trainer):
                 self.verifier,
                 self.config.rollout,
                 truncated=self.config.verifier.truncated,
-                seed=draw_seed(self.args.seed, self.state.global_step, self.args.process_index),
+                seed=self._seed(),
             ).rollouts
+
+    def _seed(self) -> int:
+        return draw_seed(self.args.seed, self.state.global_step, self.args.process_index)
 
     # The micro-batch: step 5, the student's half, and steps 6 to 8
 
@@ -150,8 +159,7 @@ class DistillationTrainer(Trainer):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
         self.tally.add(result.sums)
         if self.method.ledger is not None:
-            with self.tally.timed("ledger"):
-                self.method.ledger.record(self.state.global_step + 1, result)
+            self.method.ledger.record(self.state.global_step + 1, result)
         # Gradients are averaged over ranks, while N counts the examples of all of them.
         return result.loss * self.accelerator.num_processes
 
@@ -177,6 +185,8 @@ class DistillationTrainer(Trainer):
         """Adds what was counted since the last log to the parent's loss, gradient norm and learning rate."""
         if "loss" in logs:
             logs = {**logs, **self.tally.close(self._over_ranks)}
+            if self.maintenance is not None:
+                logs |= self.maintenance.take_metrics()
             norm = logs.get("grad_norm", 0.0)
             if not math.isfinite(norm) and not self.args.fp16:  # a gradient scaler tries and skips such steps
                 raise TrainingError(f"the gradient norm of step {self.state.global_step} is {norm}: {DIVERGED}")
@@ -198,31 +208,26 @@ class DistillationTrainer(Trainer):
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             self.teacher_weights.save(folder)
+            if self.maintenance is not None:
+                self.maintenance.save(folder)
             about = {"method": self.method.name, "generated_tokens": self.generated_tokens, "totals": self.tally.totals}
             if self.method.ledger is not None:
-                about |= self.method.ledger.state(self.state.global_step)
+                about |= self.method.ledger.state()
             (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
         super()._save_checkpoint(model, trial)
+        self._flush()
 
-    def _after_step(self, step: int) -> None:
-        self.teacher_weights.after_step(step)
+    def _flush(self) -> None:
         if self.method.ledger is not None:
-            with self.tally.timed("ledger"):
-                rows = self.method.ledger.take()
-                if self.accelerator.num_processes > 1:
-                    rows = gather_object(rows)
-                if self.accelerator.is_main_process:
-                    self.method.ledger.write(rows)
-
-    def _close_ledger(self) -> None:
-        if self.method.ledger is not None:
-            self.method.ledger.close()
+            self.method.ledger.flush()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         if not (folder / ABOUT_FILE).is_file():
             raise TrainingError(f"{folder} has no {ABOUT_FILE}: it is no checkpoint of this trainer")
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        if self.maintenance is not None:
+            self.maintenance.load(folder)
         if self.method.ledger is not None:
             self.method.ledger.resume(about)
         self.teacher_weights.load(folder)
@@ -267,16 +272,33 @@ class SGSDTrainer(DistillationTrainer):
             verifier = load_verifier(method.verifier.model_copy(update={"name": verifier or method.verifier.name}))
         retriever = open_bank(bank, method.bank, seed=args.seed) if isinstance(bank, str | Path) else bank
         retriever.retrieve([""])  # opens the index: an embedder that does not fit is told now, not in the first step
+        made = sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name)
         super().__init__(
             model=cast(PreTrainedModel, model),
             args=args,
             config=method,
-            method=sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name),
+            method=made,
+            maintenance=_maintenance(method, made, retriever, args, (model, processing_class)),
             verifier=verifier,
             train_dataset=train_dataset,
             processing_class=processing_class,
             **kwargs,
         )
+
+
+def _maintenance(
+    config: SGSDConfig, method: Method, retriever: Retriever, args: TrainingArguments, student: tuple[Any, Any]
+) -> Maintenance | None:
+    if not config.maintain.every_steps or method.ledger is None:
+        return None
+    return Maintenance(
+        config.maintain,
+        retriever,
+        method.ledger,
+        output_dir=str(args.output_dir),
+        sampling=config.rollout,
+        student=student,
+    )
 
 
 def draw_seed(seed: int, step: int, rank: int) -> int:

@@ -50,6 +50,11 @@ class Contrast:
     rules: tuple[int, int] | None = None
     """Of a contrast of rules: `rule_number` of the right and of the wrong one."""
 
+    def join(self, found: dict[tuple[Skill, Mistake], Contrast]) -> None:
+        """Adds it to those of the same problem; the same pair from another wrong attempt gains that one's evidence."""
+        key = (self.pair.skill, self.pair.mistake)
+        found[key] = _joined(found[key], self) if key in found else self
+
 
 @dataclass(frozen=True, slots=True)
 class MinedProblem:
@@ -127,15 +132,20 @@ def mine_problem(rollouts: Iterable[Rollout]) -> MinedProblem:
         return MinedProblem(rejected=tuple(rejected), statements=statements)
     found: dict[tuple[Skill, Mistake], Contrast] = {}
     for wrong in wrongs:
-        departure = find_departure(wrong, rights)
-        reason_against = departure if isinstance(departure, str) else _objection(departure)
-        if isinstance(departure, str) or reason_against is not None:
-            rejected.append((wrong.rollout.rollout_id, str(reason_against)))
-            continue
-        contrast = _contrast(departure, wrong.rollout, rights)
-        key = (contrast.pair.skill, contrast.pair.mistake)
-        found[key] = _joined(found[key], contrast) if key in found else contrast
+        contrast = contrast_with(wrong, rights)
+        if isinstance(contrast, str):
+            rejected.append((wrong.rollout.rollout_id, contrast))
+        else:
+            contrast.join(found)
     return MinedProblem(tuple(found.values()), tuple(rejected), statements, contrasted=len(wrongs))
+
+
+def contrast_with(wrong: Attempt, rights: Sequence[Attempt]) -> Contrast | str:
+    """The pair that a wrong attempt gives against right ones, of which there is one at least; or why it gives none."""
+    departure = find_departure(wrong, rights)
+    if isinstance(departure, str):
+        return departure
+    return _objection(departure) or _contrast(departure, wrong.rollout, rights)
 
 
 def _statements(attempts: Sequence[Attempt]) -> dict[int, tuple[int, int]]:

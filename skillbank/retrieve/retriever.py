@@ -173,8 +173,10 @@ class Retriever:
         drawn = []
         for kind in SIDES:
             ids = self._ids[kind]
-            # More than K, so that K remain when some must not be taken.
-            some = random.choice(ids, size=min(len(ids), 2 * self.settings.k + len(left_out)), replace=False).tolist()
+            # More than K, so that K remain when some must not be taken. Of these count those alone that are there:
+            # entries that were added and taken back must not change what is drawn.
+            left = int(np.isin(sorted(left_out), ids).sum())
+            some = random.choice(ids, size=min(len(ids), 2 * self.settings.k + left), replace=False).tolist()
             drawn.append(Ranked([Found(i, 0.0) for i in some if i not in left_out], all_seen=True))
         skills, mistakes = drawn
         known = pairs_among(self.bank, [s.id for s in skills.found], [m.id for m in mistakes.found])

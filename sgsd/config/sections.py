@@ -1,4 +1,4 @@
-"""Every configuration, as pydantic models. YAML in, `--set a.b=c` over it, unknown keys refused.
+"""Every configuration, as pydantic models; unknown keys are refused.
 
 Torch-free, so that the command line can check a configuration before anything heavy is imported. Defaults are those of
 the paper where it names one (arXiv 2605.28791 and its released configuration).
@@ -6,11 +6,8 @@ the paper where it names one (arXiv 2605.28791 and its released configuration).
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,12 +16,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
-
-from sgsd.errors import ConfigError, refusal
 
 
 class Config(BaseModel):
@@ -198,6 +192,43 @@ class OPDConfig(Config):
     temperature: PositiveFloat = 1.0
 
 
+class MaintainConfig(Config):
+    """The bank, maintained while it teaches (docs/maintenance.md). Off unless `every_steps` is set."""
+
+    every_steps: NonNegativeInt = 0
+    """Optimiser steps between looks at all rollouts since the last; 0 leaves the bank alone. The paper: 25."""
+    success_below: float = Field(0.8, ge=0.0, le=1.0)
+    """New entries are mined when a smaller share of the verified rollouts was right."""
+    max_new: PositiveInt = 5
+    """New skills, and new mistakes, of one look; the best-evidenced are taken, the others counted."""
+    capacity: PositiveInt = 30
+    """Active skills, and mistakes, that training made; those of the lowest measured utility give way. All others are
+    static and untouched: what was mined from files, imported or written, and what is pinned."""
+    young_steps: NonNegativeInt = 50
+    """Optimiser steps for which a new entry gives way to none: it has had no time to be measured."""
+    near_cosine: float = Field(0.9, ge=-1.0, le=1.0)
+    """Problems at least so near are contrasted too: one rollout a problem rarely shows both outcomes."""
+    miner: Literal["contrast", "model"] = "contrast"
+    """Compare right and wrong attempts, or have a language model write the lessons."""
+    model: str | None = None
+    """Of `miner: model`: its name at `endpoint`; None asks the student itself, as it is by then."""
+    endpoint: str | None = None
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
+    max_problems: PositiveInt = 64
+    """Of `miner: model`: problems shown to it, a call each; those with both outcomes first, then failures."""
+    max_tokens: PositiveInt = 2048
+    """Of `miner: model`: the longest reply."""
+
+    @model_validator(mode="after")
+    def _a_model_has_an_address(self) -> Self:
+        if (self.model is None) != (self.endpoint is None):
+            missing, given = ("endpoint", "model") if self.endpoint is None else ("model", "endpoint")
+            raise ValueError(f"maintain.{given} needs maintain.{missing}: give both, or neither to ask the student")
+        if self.miner == "contrast" and self.model is not None:
+            raise ValueError(f"maintain.model {self.model} would not be asked: set maintain.miner to model")
+        return self
+
+
 class TrainConfig(Config):
     """The optimisation; handed to transformers.TrainingArguments."""
 
@@ -238,6 +269,7 @@ class SGSDConfig(Config):
     bank: BankConfig = BankConfig()
     teacher: TeacherConfig = TeacherConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    maintain: MaintainConfig = MaintainConfig()
 
     @model_validator(mode="after")
     def _one_rollout_a_problem(self) -> Self:
@@ -275,87 +307,8 @@ class RunConfig(SGSDConfig):
             raise ValueError(f"teacher.weights = {teacher['weights']}: the teacher of opd is opd.teacher, leave it out")
         return values | {"teacher": {"weights": "base"} | teacher} if values["method"] == "opsd" else values
 
-
-def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML file, apply `a.b=c` overrides (values are YAML), validate.
-
-    Raises ConfigError with one line that names the key, the value and the bound.
-    """
-    file = Path(path)
-    if not file.is_file():
-        what = f"{file} is a folder" if file.is_dir() else f"no configuration at {file}"
-        raise ConfigError(f"{what}: give the path of a YAML file, such as configs/arena.yaml")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not readable YAML: {_first_fault(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
-    if values is None:  # an empty file: all defaults
-        values = {}
-    if not isinstance(values, dict):
-        what = {"str": "text", "list": "a list"}.get(type(values).__name__, repr(values))
-        raise ConfigError(
-            f"{file} holds {what}: a configuration is sections of keys, such as `train: {{max_steps: 50}}`"
-        )
-    for override in overrides or []:
-        apply_override(values, override)
-    return parse_config(values, where=str(file))
-
-
-def _first_fault(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set `a.b=c` in nested mappings; `c` is read as YAML, so numbers, lists and null work."""
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not of the form section.key=value, such as train.max_steps=50")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        child = values.setdefault(section, {})
-        if child is None:
-            child = values[section] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
-        values = child
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not readable YAML") from error
-
-
-def parse_config(values: dict[str, Any], where: str = "configuration") -> RunConfig:
-    """Validate nested mappings. Raises ConfigError naming every offending key."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(map(_complaint, error.errors()))}") from error
-
-
-def _complaint(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return refusal(key, error)
-    section: type[BaseModel] = RunConfig
-    for part in error["loc"][:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        candidates = getattr(annotation, "__args__", (annotation,))
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return f"{key} is not a key here; known: {', '.join(section.model_fields)}"
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    @model_validator(mode="after")
+    def _only_a_bank_is_maintained(self) -> Self:
+        if self.maintain.every_steps and self.method != "sgsd":
+            raise ValueError(f"maintain.every_steps = {self.maintain.every_steps}: {self.method} has no bank, set 0")
+        return self

@@ -1,0 +1,48 @@
+"""Every setting of training and evaluation.
+
+sections.py  what there is to set, with units and meanings; defaults are the papers'
+reading.py   YAML in, overrides, one-line complaints, YAML out
+"""
+
+from sgsd.config.reading import apply_override, load_config, parse_config, save_config
+from sgsd.config.sections import (
+    BankConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    LoraConfig,
+    MaintainConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OPDConfig,
+    OPSDConfig,
+    RunConfig,
+    SamplingConfig,
+    SGSDConfig,
+    TeacherConfig,
+    TrainConfig,
+    VerifierConfig,
+)
+
+__all__ = [
+    "BankConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "LoraConfig",
+    "MaintainConfig",
+    "ModelConfig",
+    "OPDConfig",
+    "OPSDConfig",
+    "ObjectiveConfig",
+    "RunConfig",
+    "SGSDConfig",
+    "SamplingConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "VerifierConfig",
+    "apply_override",
+    "load_config",
+    "parse_config",
+    "save_config",
+]
