@@ -217,7 +217,7 @@ class ProgressLine(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         self.accuracy = logs.get("eval_accuracy", self.accuracy)
-        if "reward" not in logs:
+        if "loss" not in logs:
             return
         text = self.text(state, logs)
         if self.stream.isatty():
@@ -239,7 +239,7 @@ class ProgressLine(TrainerCallback):
         left = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
         parts = [
             f"step {state.global_step}/{state.max_steps}",
-            f"reward {logs['reward']:.2f}",
+            *([f"reward {logs['reward']:.2f}"] if "reward" in logs else []),
             f"loss {logs['loss']:+.4f}",
             *([" ".join(f"{name} {logs[name]:.0%}" for name in POLARITIES)] if "helpful" in logs else []),
             f"{self.tokens():,} tokens",

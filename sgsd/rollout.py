@@ -93,9 +93,10 @@ def bank_guidance(retriever: Retriever) -> GuidanceSource:
 
 
 def past_rollouts(
-    rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int
+    rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int, guided: bool = False
 ) -> Iterator[skillbank.records.Rollout]:
-    """The same rollouts as `skillbank` keeps them: the lines of a rollout file.
+    """The same rollouts as `skillbank` keeps them: the lines of a rollout file. `guided` says that lessons of a bank
+    stood in their prompts: a bank that learned from its own words would echo.
 
     An id names the problem, the drawing (model, sampling, seed) and the number of the draw, so that files of different
     drawings can be mined together and a file that is read twice is known to be the same.
@@ -118,12 +119,13 @@ def past_rollouts(
             sampling=settings,
             source=problem.source,
             split=problem.split,
+            guided=guided,
         )
 
 
 def write_past_rollouts(
-    path: Path, rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int
+    path: Path, rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int, guided: bool = False
 ) -> None:
     """A rollout file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_rollouts(path, past_rollouts(rollouts, model=model, sampling=sampling, seed=seed))
+    write_rollouts(path, past_rollouts(rollouts, model=model, sampling=sampling, seed=seed, guided=guided))

@@ -12,10 +12,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    GenerationConfig,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,10 +34,13 @@ from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
 from sgsd.progress import POLARITIES, AccuracyCurve, MetricsFile, ProgressLine, curve_points
 from sgsd.records import Problem, Rollout
-from sgsd.rollout import bank_guidance, write_past_rollouts
+from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
 from sgsd.score import check_scoring
 from sgsd.trainer import DistillationTrainer, SGSDTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
+
+if TYPE_CHECKING:
+    from sgsd.baselines import GroupTrainer, TextTrainer
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def train_run(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = {"train": time.monotonic() - started - (curve.seconds if curve else 0.0)}
         student, merged = _save(config, trainer, merge)
-    totals = trainer.tally.totals
+    totals = trainer.tally.totals if isinstance(trainer, DistillationTrainer) else {}
     return RunResult(
         student=student,
         merged=merged,
@@ -101,14 +112,14 @@ def train_run(
     )
 
 
-def training_arguments(config: RunConfig) -> TrainingArguments:
-    """The configuration's `train` section in transformers' words."""
+def training_arguments(config: RunConfig) -> dict[str, Any]:
+    """The configuration's `train` section in the words of transformers.TrainingArguments."""
     train = config.train
     # transformers 5.23 renamed it
     known = {field.name for field in fields(TrainingArguments)}
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     values: dict[str, Any] = {checkpointing: train.gradient_checkpointing}
-    return TrainingArguments(
+    return dict(
         output_dir=config.output_dir,
         max_steps=train.max_steps,
         per_device_train_batch_size=train.per_device_batch_size,
@@ -158,7 +169,7 @@ def _checkpoint(out: Path, resume: bool) -> Path | None:
 
 def _trainer(
     config: RunConfig, problems: Sequence[Problem], retriever: Retriever | None, verifier: Verifier
-) -> DistillationTrainer:
+) -> DistillationTrainer | GroupTrainer | TextTrainer:
     out = Path(config.output_dir)
     set_seed(config.seed)  # a new adapter's weights are drawn
     model, tokenizer = load_student(config.model, training=True)
@@ -166,26 +177,45 @@ def _trainer(
         raise ConfigError(
             f"nothing to train: {config.model.name_or_path} is an adapter, set model.lora to go on with it"
         )
-    what: dict[str, Any] = {
-        "model": model,
-        "args": training_arguments(config),
-        "verifier": verifier,
-        "train_dataset": problems,
-        "processing_class": tokenizer,
-    }
-    if config.method == "sgsd":
-        assert retriever is not None  # bank.path is set
-        trainer: DistillationTrainer = SGSDTrainer(method=config, bank=retriever, **what)
-    else:
-        check_scoring(model)
-        made = opsd_method(config, tokenizer) if config.method == "opsd" else opd_method(config, tokenizer)
-        trainer = DistillationTrainer(config=config, method=made, **what)
+    guidance = bank_guidance(retriever) if config.skills_in_prompt and retriever is not None else None
+    what = (model, training_arguments(config), config, verifier, problems, tokenizer)
+    trainer: DistillationTrainer | GroupTrainer | TextTrainer
+    trainer = _of_trl(what, guidance) if config.method in ("grpo", "sft") else _distillation(what, retriever, guidance)
     trainer.on_rollouts = _rollout_writer(config, trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ConfigFile(config))
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
     trainer.add_callback(ProgressLine(lambda: trainer.generated_tokens))
     return trainer
+
+
+_What = tuple[Any, dict[str, Any], RunConfig, Verifier, Sequence[Problem], Any]
+"""Student, training settings, configuration, verifier, problems, tokenizer."""
+
+
+def _distillation(what: _What, retriever: Retriever | None, guidance: GuidanceSource | None) -> DistillationTrainer:
+    model, settings, config, verifier, problems, tokenizer = what
+    common: dict[str, Any] = {
+        "model": model,
+        "args": TrainingArguments(**settings),
+        "verifier": verifier,
+        "train_dataset": problems,
+        "processing_class": tokenizer,
+    }
+    if config.method == "sgsd":
+        assert retriever is not None  # bank.path is set
+        return SGSDTrainer(method=config, bank=retriever, **common)
+    check_scoring(model)
+    method = opsd_method(config, tokenizer) if config.method == "opsd" else opd_method(config, tokenizer)
+    return DistillationTrainer(config=config, method=method, guidance=guidance, **common)
+
+
+def _of_trl(what: _What, guidance: GuidanceSource | None) -> GroupTrainer | TextTrainer:
+    from sgsd.baselines import GroupTrainer, TextTrainer
+
+    if what[2].method == "grpo":
+        return GroupTrainer(*what, guidance=guidance)
+    return TextTrainer(*what)
 
 
 class _ConfigFile(TrainerCallback):
@@ -201,7 +231,7 @@ class _ConfigFile(TrainerCallback):
             save_config(self.config, Path(self.config.output_dir) / "config.yaml")
 
 
-def _rollout_writer(config: RunConfig, trainer: DistillationTrainer) -> Callable[[int, Sequence[Rollout]], None]:
+def _rollout_writer(config: RunConfig, trainer: Trainer) -> Callable[[int, Sequence[Rollout]], None]:
     """Writes `rollouts/step-N.jsonl`, one file a rank. Ids tell the run, the step and the rank apart."""
     rank = trainer.args.process_index
     suffix = f"-rank{rank}" if trainer.args.world_size > 1 else ""
@@ -213,13 +243,17 @@ def _rollout_writer(config: RunConfig, trainer: DistillationTrainer) -> Callable
             model=f"{config.output_dir}@{step - 1}",
             sampling=config.rollout,
             seed=draw_seed(config.seed, step - 1, rank),
+            guided=config.skills_in_prompt,
         )
 
     return write
 
 
 def _curve(
-    config: RunConfig, trainer: DistillationTrainer, held_out: Sequence[Problem], retriever: Retriever | None
+    config: RunConfig,
+    trainer: DistillationTrainer | GroupTrainer | TextTrainer,
+    held_out: Sequence[Problem],
+    retriever: Retriever | None,
 ) -> AccuracyCurve:
     def point() -> EvalResult:
         with trainer.accelerator.autocast():
@@ -237,7 +271,9 @@ def _curve(
     return AccuracyCurve(point, config.eval.every_steps, lambda: trainer.generated_tokens, trainer.log)
 
 
-def _save(config: RunConfig, trainer: DistillationTrainer, merge: bool) -> tuple[Path, Path | None]:
+def _save(
+    config: RunConfig, trainer: DistillationTrainer | GroupTrainer | TextTrainer, merge: bool
+) -> tuple[Path, Path | None]:
     """The student's folder, and the merged one when it is asked for. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"
     if config.model.lora is None:

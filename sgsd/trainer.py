@@ -33,7 +33,7 @@ from sgsd.models import default_dtype, load_student, quiet_peft
 from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
 from sgsd.records import Problem, Rollout
-from sgsd.rollout import draw_rollouts
+from sgsd.rollout import GuidanceSource, draw_rollouts
 from sgsd.score import check_scoring
 from sgsd.teachers import Example, TeacherWeights
 from sgsd.verify import Verifier, load_verifier
@@ -71,6 +71,7 @@ class DistillationTrainer(Trainer):
         generator: Generator | None = None,
         on_rollouts: OnRollouts | None = None,
         maintenance: Maintenance | None = None,
+        guidance: GuidanceSource | None = None,
         **kwargs: Any,
     ) -> None:
         # Records travel, not tensors: the verifier wants every column, and there is nothing to pin.
@@ -97,6 +98,7 @@ class DistillationTrainer(Trainer):
         self.teacher_weights = TeacherWeights(config.teacher, model)
         self.on_rollouts = on_rollouts
         self.maintenance = maintenance
+        self.guidance = guidance
         self.generated_tokens = 0
         """Of the whole run and all ranks."""
         self.tally = Tally(method.objective.counted, method.objective.metrics)
@@ -132,7 +134,7 @@ class DistillationTrainer(Trainer):
         return [list(islice(rest, len(batch))) for batch in batches], self._window.examples
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
-        """One verified completion a problem from the plain prompt, at the current weights."""
+        """One verified completion a problem, from the plain prompt unless there is `guidance`, at these weights."""
         with self.tally.timed("rollout"), self.accelerator.autocast():
             return draw_rollouts(
                 self.generator,
@@ -142,6 +144,7 @@ class DistillationTrainer(Trainer):
                 self.config.rollout,
                 truncated=self.config.verifier.truncated,
                 seed=self._seed(),
+                guidance=self.guidance,
             ).rollouts
 
     def _seed(self) -> int:

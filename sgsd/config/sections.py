@@ -229,6 +229,29 @@ class MaintainConfig(Config):
         return self
 
 
+class GRPOConfig(Config):
+    """Group-relative policy optimisation, TRL's trainer. Defaults: the baseline of OPSD's release."""
+
+    generations: int = Field(8, ge=2)
+    """Rollouts of one problem. An optimiser step has per_device_batch_size * gradient_accumulation_steps a process."""
+    iterations: PositiveInt = 2
+    """Optimiser steps on each set of rollouts."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the KL to the initial student."""
+    epsilon: PositiveFloat = 0.2
+    """Clip of the importance ratio."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    """How token losses are averaged; TRL's own default."""
+
+
+class SFTConfig(Config):
+    """Supervised fine-tuning, TRL's trainer."""
+
+    rollouts: str | None = None
+    """A rollout file, whose right completions are learned; null takes the problems' reference solutions."""
+
+
 class TrainConfig(Config):
     """The optimisation; handed to transformers.TrainingArguments."""
 
@@ -281,7 +304,7 @@ class SGSDConfig(Config):
 class RunConfig(SGSDConfig):
     """One training run: the method, and all that stands around it."""
 
-    method: Literal["sgsd", "opsd", "opd"] = "sgsd"
+    method: Literal["sgsd", "opsd", "opd", "grpo", "sft"] = "sgsd"
     """`bank` and `objective` belong to sgsd, the other methods have sections of their names."""
     output_dir: str = "runs/sgsd"
     seed: NonNegativeInt = 0
@@ -289,10 +312,22 @@ class RunConfig(SGSDConfig):
     """CPU threads of torch; None leaves torch's choice."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    skills_in_prompt: bool = False
+    """Retrieved pairs in the rollout prompt: grpo + skill, opsd + skill. Evaluation stays on plain prompts."""
     opsd: OPSDConfig = OPSDConfig()
     opd: OPDConfig = OPDConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    sft: SFTConfig = SFTConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _skills_in_prompt_of_a_bank(self) -> Self:
+        if self.skills_in_prompt and self.method not in ("grpo", "opsd"):
+            raise ValueError(f"skills_in_prompt is for grpo and opsd, the method is {self.method}: leave it out")
+        if self.skills_in_prompt and self.bank.path is None:
+            raise ValueError("skills_in_prompt wants a bank: set bank.path")
+        return self
 
     @model_validator(mode="before")
     @classmethod
