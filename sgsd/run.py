@@ -112,7 +112,11 @@ def train_run(
     )
 
 
-def training_arguments(config: RunConfig) -> dict[str, Any]:
+def training_arguments(config: RunConfig) -> TrainingArguments:
+    return TrainingArguments(**training_settings(config))
+
+
+def training_settings(config: RunConfig) -> dict[str, Any]:
     """The configuration's `train` section in the words of transformers.TrainingArguments."""
     train = config.train
     # transformers 5.23 renamed it
@@ -178,7 +182,7 @@ def _trainer(
             f"nothing to train: {config.model.name_or_path} is an adapter, set model.lora to go on with it"
         )
     guidance = bank_guidance(retriever) if config.skills_in_prompt and retriever is not None else None
-    what = (model, training_arguments(config), config, verifier, problems, tokenizer)
+    what = (model, training_settings(config), config, verifier, problems, tokenizer)
     trainer: DistillationTrainer | GroupTrainer | TextTrainer
     trainer = _of_trl(what, guidance) if config.method in ("grpo", "sft") else _distillation(what, retriever, guidance)
     trainer.on_rollouts = _rollout_writer(config, trainer)
