@@ -155,7 +155,7 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        _dropout_off(model)
+        dropout_off(model)
         with self.tally.timed("student"), self.accelerator.autocast():
             result = self.method.objective.loss(model, inputs, self._window)
         if not torch.isfinite(result.loss):
@@ -323,7 +323,7 @@ def _fitting(
     return fitting, len(problems) - len(fitting)
 
 
-def _dropout_off(model: nn.Module) -> None:
+def dropout_off(model: nn.Module) -> None:
     """Eval mode for all but an adapter's own layers, whose dropout was asked for (docs/method.md, step 4), and layers
     that checkpoint their activations, which they do in training mode alone."""
     from peft.tuners.tuners_utils import BaseTunerLayer
