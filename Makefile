@@ -10,6 +10,7 @@ export VLLM_SPEC
 BIN := .venv/bin
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Test processes, each with one torch thread; 1 runs the tests in a single process
 WORKERS ?= 2
 
@@ -17,7 +18,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-vllm install install-vllm lint types contracts wheel check format clean
+.PHONY: help demo test test-fast test-vllm install install-vllm lint types contracts wheel bench check format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-14s%s\n", $$1, $$2 }'
@@ -53,6 +54,10 @@ contracts: install  ## Check the import directions, and that the check notices a
 
 wheel: install  ## Build the wheel and run it from elsewhere
 	$(BIN)/python scripts/check_wheel.py
+
+bench: install  ## Measure a training step beside its obvious restatement and its limit, at two shapes
+	$(BIN)/python scripts/bench_step.py --threads 1 $(BENCH_ARGS)
+	$(BIN)/python scripts/bench_step.py --threads 1 --vocab 151936 --completion 128 $(BENCH_ARGS)
 
 check:  ## Run all that CI runs
 	.ci/run

@@ -51,7 +51,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from sgsd.config import ObjectiveConfig, TeacherConfig
+from sgsd.config import ObjectiveConfig
 from sgsd.methods import GatedObjective
 from sgsd.records import Completion, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.teachers import Example
@@ -97,13 +97,14 @@ def parse() -> argparse.Namespace:
         ("batch", 1, "examples"),
         ("lora", 0, "rank of an adapter; 0 trains all weights"),
         ("rounds", 5, "turns of each side"),
-        ("token-budget", TeacherConfig().token_budget, "teacher.token_budget of the trainer"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
+    parser.add_argument("--token-budget", type=int, help="teacher.token_budget of the trainer")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice without it")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float64"))
     parser.add_argument("--attention", default="sdpa", choices=("eager", "sdpa", "flash_attention_2"))
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds, on a machine with other work")
     parser.add_argument("--untied", action="store_true", help="a head of its own instead of the embedding's weights")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for mfu")
     parser.add_argument("--json", action="store_true")
@@ -224,7 +225,7 @@ def shrunk(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def disagreement(args: argparse.Namespace) -> float:
-    """The largest difference of loss and gradients between trainer and restatement, relative to the largest gradient."""
+    """The largest difference between trainer and restatement: of the loss, and of gradients relative to the largest."""
     model, steps, _ = make_steps(args)
     found: list[tuple[float, dict[str, torch.Tensor]]] = []
     for name in ("trainer", "restated"):
@@ -241,15 +242,16 @@ def disagreement(args: argparse.Namespace) -> float:
 
 def timings(args: argparse.Namespace) -> dict[str, Any]:
     model, steps, bare = make_steps(args)
+    clock = time.process_time if args.cpu_time else time.perf_counter
 
     def seconds(step: Step) -> float:
         model.zero_grad(set_to_none=True)
         gc.collect()
         synchronize(args)
-        started = time.perf_counter()
+        started = clock()
         step()
         synchronize(args)
-        return time.perf_counter() - started
+        return clock() - started
 
     def fastest(way: plain_step.Way) -> float:
         return min(seconds(bare(way)) for _ in range(3))

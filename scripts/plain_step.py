@@ -24,7 +24,7 @@ from sgsd.teachers import Example
 
 
 def restated(model: Any, examples: Sequence[Example], settings: GatedSettings) -> Tensor:
-    """docs/method.md, steps 5 to 7, one example after the other; every token counts. Backpropagates, returns the loss."""
+    """docs/method.md, steps 5 to 7, one example after the other; every token counts. Backpropagates; the loss."""
     total = torch.zeros((), device=model.device)
     for example in examples:
         teachers = [[*teacher.prompt_ids] for teacher in example.teachers]

@@ -98,9 +98,9 @@ class _Paired(torch.autograd.Function):
             grad_cV = grad_cV.to(head.operand)
             with torch.autocast(hidden_NH.device.type, enabled=False):
                 if grad_hidden is not None and weight is not None:
-                    grad_hidden[part] = product(grad_cV, weight, head.result)
+                    product(grad_cV, weight, grad_hidden[part])
                 if grad_weight is not None:
-                    grad_weight += product(grad_cV.t(), hidden_NH[part].to(head.operand), head.result)
+                    product(grad_cV.t(), hidden_NH[part].to(head.operand), grad_weight, add=True)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VH.dtype),

@@ -1,16 +1,16 @@
 """From token ids to per-token log-probs with a Hugging Face causal language model.
 
-Rows are laid out [prompt | completion | padding]: the first completion token is read at the last prompt token, whatever
-the lengths of the others, so batched scores are the unbatched ones (docs/method.md, pitfall 2). Position ids and
-attention mask are explicit. Log-probs are at temperature 1 and in float32 (sgsd.logits).
+The first completion token is read at the last prompt token, whatever the lengths of the other rows of the pass, so
+batched scores are the unbatched ones (docs/method.md, pitfall 2); how rows are laid out is sgsd.layout's matter.
+Log-probs are at temperature 1 and in float32 (sgsd.logits).
 
 The model is always called through its own outermost `forward`, because DDP and FSDP do their work there; what is
 exchanged for the moment of the call is the inner causal model's `forward`, which then runs its decoder and hands the
 hidden states of the completion tokens alone to the head, and the head's, which returns values instead of logits. The
 graph leaves through the wrappers' outputs, as theirs must. Logits of a whole row never exist.
 
-`_R` rows, `_L` their length with prompt and padding, `_T` completion tokens, `_N` all completion tokens of a batch,
-`_S` tokens of a local support.
+`_R` rows, `_L` the length of a pass, `_T` completion tokens, `_N` all completion tokens of a pass, `_S` tokens of a
+local support.
 """
 
 from __future__ import annotations
@@ -30,20 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
+from sgsd.layout import Pass, default_budget, lay_out, micro_batches, takes_packed_rows
+from sgsd.layout import ScoreRow as ScoreRow
 from sgsd.logits import TopK, support_logits, token_logprobs, topk_logprobs
 
 _THINK_TAG = re.compile("</?think>")
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """A completion and the prompt to read it under. The prompt has at least one token, the completion may have none."""
-
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
 
 
 def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | None = None, grad: bool = False) -> Tensor:
@@ -51,13 +42,13 @@ def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | Non
 
     Without `grad` (teachers) the model runs in eval mode and every module gets its own mode back. With it (the student)
     modes are left alone. `token_budget` bounds the tokens of one forward pass, padding counted; a longer row goes
-    alone; None is one pass for all, which is what DDP wants of a student. Under mixed precision enter
-    `accelerator.autocast()` first, for the exchange of `forward` goes beneath accelerate's own. Under FSDP each pass is
-    a collective: every rank has to make the same number.
+    alone; None is what the device takes well, with `grad` one pass for all, which is what DDP wants. Under mixed
+    precision enter `accelerator.autocast()` first, for the exchange of `forward` goes beneath accelerate's own. Under
+    FSDP each pass is a collective: every rank has to make the same number.
     """
 
-    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, batch: _Batch) -> tuple[Tensor, ...]:
-        return (token_logprobs(hidden_NH, head.weight, batch.target_N, **options),)
+    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, layout: Pass) -> tuple[Tensor, ...]:
+        return (token_logprobs(hidden_NH, head.weight, layout.target_N, **options),)
 
     return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
 
@@ -65,7 +56,7 @@ def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | Non
 def score_top(model: nn.Module, rows: Sequence[ScoreRow], k: int, *, token_budget: int | None = None) -> TopK:
     """A teacher's k likeliest tokens at each completion token and their log-probs, [R, T, k] each. No gradient."""
 
-    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, batch: _Batch) -> tuple[Tensor, ...]:
+    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, layout: Pass) -> tuple[Tensor, ...]:
         return topk_logprobs(hidden_NH, head.weight, k, **options)
 
     return TopK(*read_completions(model, rows, read, token_budget=token_budget, grad=False))
@@ -76,40 +67,32 @@ def score_support(
 ) -> Tensor:
     """Logits of given tokens at each completion token, [R, T, S]. The rest as in `score`."""
 
-    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, batch: _Batch) -> tuple[Tensor, ...]:
-        ids_NS = ids_RTS.to(hidden_NH.device)[batch.row_N, batch.token_N]
+    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, layout: Pass) -> tuple[Tensor, ...]:
+        ids_NS = ids_RTS.to(hidden_NH.device)[layout.row_N, layout.token_N]
         return (support_logits(hidden_NH, head.weight, ids_NS, **options),)
 
     return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int | None) -> list[list[int]]:
-    """Indices of rows, longest first; rows times longest row stays within the budget, and a longer row goes alone."""
-    if token_budget is not None and token_budget < 1:
-        raise ConfigError(f"token_budget = {token_budget} is below 1: give the tokens of one forward pass")
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (token_budget is None or (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget):
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 @torch.no_grad()
 def check_scoring(model: nn.Module) -> None:
     """Raise TrainingError when `score` disagrees with the model's own logits: an architecture that transforms them in a
-    way not known here would train on wrong numbers without a sign. Two short forward passes."""
-    parameter = next(model.parameters())
+    way not known here, or lets the rows of a pass reach into each other, would train on wrong numbers without a sign.
+    Three short forward passes."""
+    device = next(model.parameters()).device
     vocabulary = causal_model(model).config.get_text_config().vocab_size
     ids = [i % vocabulary for i in range(1, 17)]
-    mine_T = score(model, [ScoreRow(ids[:4], ids[4:])])[0]
-    with _eval_mode(model):
-        logits_LV = model(input_ids=torch.tensor([ids], device=parameter.device), use_cache=False).logits[0]
-    theirs_LV = logits_LV.to(mine_T.dtype).log_softmax(dim=-1)
-    theirs_T = theirs_LV[3:-1].gather(1, torch.tensor(ids[4:], device=theirs_LV.device)[:, None])[:, 0]
-    gap_nats = (mine_T - theirs_T).abs().max().item()
-    bound = 1e-3 if logits_LV.dtype in (torch.float32, torch.float64) else 0.5  # half-precision logits are that coarse
+    rows = [ScoreRow(ids[8:10], ids[10:13]), ScoreRow(ids[:4], ids[4:])]
+    gap_nats = 0.0
+    for mine_T, row in zip(score(model, rows), rows, strict=True):
+        with _eval_mode(model):
+            row_ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]], device=device)
+            logits_TV = model(input_ids=row_ids, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
+        theirs_TV = logits_TV.to(mine_T.dtype).log_softmax(dim=-1)
+        theirs_T = theirs_TV.gather(1, row_ids[0, len(row.prompt_ids) :, None])[:, 0]
+        gaps_T = (mine_T[: len(theirs_T)] - theirs_T).abs()
+        gap_nats = max(gap_nats, gaps_T.max().nan_to_num(nan=torch.inf).item())
+    bound = 1e-3 if logits_TV.dtype in (torch.float32, torch.float64) else 0.5  # half-precision logits are that coarse
     if not gap_nats <= bound:
         kind = type(causal_model(model)).__name__
         raise TrainingError(
@@ -134,24 +117,7 @@ class _HeadOptions(TypedDict):
     softcap: float | None
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """A padded micro-batch; `_N` runs over its completion tokens, row by row."""
-
-    inputs: dict[str, Tensor]
-    """input_ids, attention_mask, position_ids: [R, L]."""
-    here_N: Tensor
-    """Row within the micro-batch."""
-    position_N: Tensor
-    """Position whose hidden state predicts the token."""
-    target_N: Tensor
-    row_N: Tensor
-    """Row within the call."""
-    token_N: Tensor
-    """Index within the completion."""
-
-
-_Read = Callable[[Tensor, nn.Linear, _HeadOptions, _Batch], tuple[Tensor, ...]]
+_Read = Callable[[Tensor, nn.Linear, _HeadOptions, Pass], tuple[Tensor, ...]]
 
 
 def read_completions(
@@ -166,44 +132,23 @@ def read_completions(
     if isinstance(model, DistributedDataParallel) and not grad:
         model = model.module  # its forward broadcasts buffers: ranks with unequal numbers of passes would hang
     device = next(model.parameters()).device
-    batches = [_lay_out(rows, part, device) for part in micro_batches([len(row) for row in rows], token_budget)]
+    packed = takes_packed_rows(causal_model(model))
+    budget = default_budget(device) if token_budget is None and not grad else token_budget
+    parts = micro_batches([len(row) for row in rows], budget, packed=packed)
+    passes = [lay_out(rows, part, device, packed=packed) for part in parts]
     # Casts that an earlier pass left are of other weights, where a teacher's were swapped in, and before torch 2.11
     # those of a pass without gradient would cut the student's graph.
     torch.clear_autocast_cache()
     # Not inference mode: what FSDP and autocast keep from a pass must be fit for a training pass.
     with nullcontext() if grad else torch.no_grad(), nullcontext() if grad else _eval_mode(model):
-        parts = [_forward(model, batch, read) for batch in batches]
+        values = [_forward(model, one, read) for one in passes]
     shape = (len(rows), max(len(row.completion_ids) for row in rows))
-    where = (torch.cat([b.row_N for b in batches]), torch.cat([b.token_N for b in batches]))
-    values = [torch.cat(value) for value in zip(*parts, strict=True)]
-    return tuple(v.new_zeros(shape + v.shape[1:]).index_put(where, v) for v in values)
+    where = (torch.cat([one.row_N for one in passes]), torch.cat([one.token_N for one in passes]))
+    together = [torch.cat(value) for value in zip(*values, strict=True)]
+    return tuple(v.new_zeros(shape + v.shape[1:]).index_put(where, v) for v in together)
 
 
-def _lay_out(rows: Sequence[ScoreRow], part: Sequence[int], device: torch.device) -> _Batch:
-    chosen = [rows[index] for index in part]
-    size = (len(chosen), max(len(row) for row in chosen))
-    ids_RL = torch.zeros(size, dtype=torch.int64)  # any id serves as padding: it is masked and nothing comes after it
-    mask_RL = torch.zeros(size, dtype=torch.int64)
-    for i, row in enumerate(chosen):
-        ids_RL[i, : len(row)] = torch.tensor([*row.prompt_ids, *row.completion_ids])
-        mask_RL[i, : len(row)] = 1
-    positions_RL = torch.arange(size[1]).expand(size)
-    counts = torch.tensor([len(row.completion_ids) for row in chosen])
-    here_N = torch.repeat_interleave(torch.arange(len(chosen)), counts)
-    token_N = torch.cat([torch.arange(int(n)) for n in counts])
-    position_N = token_N + torch.tensor([len(row.prompt_ids) - 1 for row in chosen])[here_N]
-    inputs = {"input_ids": ids_RL, "attention_mask": mask_RL, "position_ids": positions_RL}
-    return _Batch(
-        inputs={name: value.to(device) for name, value in inputs.items()},
-        here_N=here_N.to(device),
-        position_N=position_N.to(device),
-        target_N=ids_RL[here_N, position_N + 1].to(device),
-        row_N=torch.tensor(part)[here_N].to(device),
-        token_N=token_N.to(device),
-    )
-
-
-def _forward(model: nn.Module, batch: _Batch, read: _Read) -> tuple[Tensor, ...]:
+def _forward(model: nn.Module, layout: Pass, read: _Read) -> tuple[Tensor, ...]:
     inner = causal_model(model)
     head = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(head, nn.Linear):
@@ -211,19 +156,19 @@ def _forward(model: nn.Module, batch: _Batch, read: _Read) -> tuple[Tensor, ...]
     options = _head_options(inner, head)
 
     def head_forward(hidden_NH: Tensor) -> tuple[Tensor, ...]:
-        return read(hidden_NH, head, options, batch)
+        return read(hidden_NH, head, options, layout)
 
     def inner_forward(**inputs: Any) -> tuple[Tensor, ...]:
         given = {name: value for name, value in inputs.items() if value is not None}
-        if unknown := given.keys() - batch.inputs.keys() - {"use_cache"}:
+        if unknown := given.keys() - layout.inputs.keys() - {"use_cache"}:
             raise ConfigError(f"the model's wrapper adds {sorted(unknown)}: prompt-learning adapters are not scored")
         decoder = inner.get_decoder()  # type: ignore[no-untyped-call]
         hidden_RLH = decoder(**given).last_hidden_state
-        values: tuple[Tensor, ...] = head(hidden_RLH[batch.here_N, batch.position_N])
+        values: tuple[Tensor, ...] = head(hidden_RLH[layout.here_N, layout.position_N])
         return values
 
     with _forward_as(inner, inner_forward), _forward_as(head, head_forward):
-        return tuple(model(**batch.inputs, use_cache=False))
+        return tuple(model(**layout.inputs, use_cache=False))
 
 
 def _head_options(inner: PreTrainedModel, head: nn.Linear) -> _HeadOptions:

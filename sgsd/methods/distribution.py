@@ -32,7 +32,7 @@ class DistributionObjective:
 
     counted = ("loss_tokens", "token_loss")
 
-    def __init__(self, token_loss: TokenRead, *, token_budget: int, teacher: nn.Module | None = None) -> None:
+    def __init__(self, token_loss: TokenRead, *, token_budget: int | None, teacher: nn.Module | None = None) -> None:
         self.token_loss = token_loss
         self.token_budget = token_budget
         self.teacher = teacher

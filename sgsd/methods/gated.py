@@ -69,7 +69,9 @@ class GatedObjective:
         *("gate_mass", "support"),
     )
 
-    def __init__(self, config: ObjectiveConfig, tokenizer: PreTrainedTokenizerBase, *, token_budget: int) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, tokenizer: PreTrainedTokenizerBase, *, token_budget: int | None = None
+    ) -> None:
         self.settings = GatedSettings(
             tau=config.tau,
             clip=config.clip,

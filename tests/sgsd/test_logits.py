@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -31,10 +32,10 @@ def plain_logits(
     return z if softcap is None else softcap * torch.tanh(z / softcap)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 5, 23, 100])
+@pytest.mark.parametrize("tile", [None, 1, 5, 37, 100])
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_value_and_gradients_equal_the_plain_formula(chunk: int | None, transform: dict, with_bias: bool) -> None:
+def test_value_and_gradients_equal_the_plain_formula(tile: int | None, transform: dict, with_bias: bool) -> None:
     hidden, weight, bias, target = make()
     leaves = [hidden, weight, bias] if with_bias else [hidden, weight]
     for leaf in leaves:
@@ -42,7 +43,7 @@ def test_value_and_gradients_equal_the_plain_formula(chunk: int | None, transfor
     bias_V = bias if with_bias else None
     upstream = torch.linspace(-1, 2, N, dtype=torch.float64)
 
-    logp = token_logprobs(hidden, weight, target, bias_V=bias_V, chunk_tokens=chunk, **transform)
+    logp = token_logprobs(hidden, weight, target, bias_V=bias_V, tile=tile, **transform)
     expected = plain_logits(hidden, weight, bias_V, **transform).log_softmax(-1).gather(1, target[:, None])[:, 0]
     assert logp.dtype == torch.float64
     torch.testing.assert_close(logp, expected, rtol=0, atol=1e-12)
@@ -56,7 +57,7 @@ def test_float32_equals_float64_to_1e_5() -> None:
     hidden, weight, _, target = make(torch.float32)
     hidden.requires_grad_()
     weight.requires_grad_()
-    logp = token_logprobs(hidden, weight, target, chunk_tokens=7)
+    logp = token_logprobs(hidden, weight, target, tile=7)
     exact = token_logprobs(hidden.double(), weight.double(), target)
     assert logp.dtype == torch.float32
     torch.testing.assert_close(logp.double(), exact, rtol=0, atol=1e-5)
@@ -72,7 +73,7 @@ def test_bfloat16_inputs_are_multiplied_and_summed_in_float32() -> None:
     hidden, weight, bias, target = make(torch.bfloat16)
     for leaf in (hidden, weight, bias):
         leaf.requires_grad_()
-    logp = token_logprobs(hidden, weight, target, bias_V=bias, chunk_tokens=7)
+    logp = token_logprobs(hidden, weight, target, bias_V=bias, tile=7)
     exact = token_logprobs(hidden.double(), weight.double(), target, bias_V=bias.double())
     assert logp.dtype == torch.float32
     torch.testing.assert_close(logp.double(), exact, rtol=0, atol=1e-5)
@@ -116,7 +117,7 @@ def test_gradcheck() -> None:
         leaf.requires_grad_()
 
     def logprobs(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return token_logprobs(h, w, target, bias_V=b, chunk_tokens=3, logit_scale=0.5, softcap=3.0)
+        return token_logprobs(h, w, target, bias_V=b, tile=3, logit_scale=0.5, softcap=3.0)
 
     assert torch.autograd.gradcheck(logprobs, (hidden, weight, bias))
 
@@ -139,15 +140,18 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_no_tensor_is_larger_than_one_chunk_of_logits() -> None:
-    tokens, vocabulary, chunk = 600, 1000, 16
+def test_no_tensor_is_larger_than_one_tile_or_chunk_of_logits() -> None:
+    tokens, vocabulary, tile = 600, 1000, 16
     hidden, target = torch.randn(tokens, H, requires_grad=True), torch.randint(0, vocabulary, (tokens,))
-    weight = torch.randn(vocabulary, H)
+    weight = torch.randn(vocabulary, H, requires_grad=True)
     with LargestTensor() as seen:
-        token_logprobs(hidden, weight, target, chunk_tokens=chunk).sum().backward()
+        token_logprobs(hidden, weight, target, tile=tile).sum().backward()
+    assert seen.elements == tile * tokens, seen.shape  # the tile itself was seen, and nothing above it
+    chunk = 16
+    with LargestTensor() as seen:
         topk_logprobs(hidden.detach(), weight, 3, chunk_tokens=chunk)
         token_entropy(hidden.detach(), weight, chunk_tokens=chunk)
-    assert seen.elements == chunk * vocabulary, seen.shape  # the chunk itself was seen, and nothing above it
+    assert seen.elements == chunk * vocabulary, seen.shape
 
 
 def test_support_gathers_no_more_rows_than_a_chunk() -> None:
@@ -159,12 +163,26 @@ def test_support_gathers_no_more_rows_than_a_chunk() -> None:
     assert seen.elements == max(chunk * S * 32, tokens * 32), seen.shape
 
 
-def test_default_chunk_follows_the_byte_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgsd.logits.CHUNK_BYTES", 100 * V * 4)
+def test_default_tile_follows_the_byte_budget_and_has_a_least_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgsd.logits.CPU_TILE_BYTES", 200 * 19 * 4)
+    monkeypatch.setattr("sgsd.logits.NARROWEST", 10)
     hidden, weight, _, target = make(torch.float32, n=200)
     with LargestTensor() as seen:
         token_logprobs(hidden, weight, target)
-    assert seen.elements == 100 * V  # the inputs' 200 x 8 and 37 x 8 are below it
+    assert seen.elements == 200 * 19  # the inputs' 200 x 8 and 37 x 8 are below it
+    monkeypatch.setattr("sgsd.logits.NARROWEST", 30)
+    with LargestTensor() as seen:
+        token_logprobs(hidden, weight, target)
+    assert seen.elements == 200 * 30
+
+
+def test_logits_of_any_size_in_any_order_of_tiles_stay_finite() -> None:
+    """The running sum is kept relative to the largest logit so far, which may come first or last."""
+    hidden = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
+    weight = torch.tensor([[-800.0], [0.0], [799.0], [800.0]], dtype=torch.float64)
+    logp = token_logprobs(hidden, weight, torch.tensor([3, 0, 2]), tile=1)
+    expected = torch.tensor([-math.log1p(math.exp(-1.0)), 0.0, -math.log(4)], dtype=torch.float64)
+    torch.testing.assert_close(logp, expected, rtol=0, atol=1e-12)
 
 
 def test_works_without_gradient_and_in_inference_mode() -> None:
@@ -206,7 +224,7 @@ def test_autocast_changes_neither_dtype_nor_value() -> None:
 def test_cuda_multiplies_bfloat16_into_float32() -> None:
     hidden, weight, _, target = (t.cuda() for t in make(torch.bfloat16))
     hidden.requires_grad_()
-    logp = token_logprobs(hidden, weight, target, chunk_tokens=7)
+    logp = token_logprobs(hidden, weight, target, tile=7)
     exact = token_logprobs(hidden.double(), weight.double(), target)
     torch.testing.assert_close(logp.double(), exact, rtol=0, atol=1e-5)
     (mine,), (theirs,) = torch.autograd.grad(logp.sum(), hidden), torch.autograd.grad(exact.sum(), hidden)
@@ -263,5 +281,5 @@ def test_wrong_shapes_are_refused() -> None:
         support_logits(hidden, weight, target)
     with pytest.raises(ValueError, match="k = 38"):
         topk_logprobs(hidden, weight, V + 1)
-    with pytest.raises(ValueError, match="chunk_tokens = -1"):
-        token_logprobs(hidden, weight, target, chunk_tokens=-1)
+    with pytest.raises(ValueError, match="tile = -1"):
+        token_logprobs(hidden, weight, target, tile=-1)

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
-from sgsd.score import ScoreRow, check_scoring, completion_mask, micro_batches, score, score_support, score_top
+from sgsd.score import ScoreRow, check_scoring, completion_mask, score, score_support, score_top
 
 # transformers 5.23 renames them; peft 0.21 and transformers 5.19 know the old names alone
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
@@ -288,16 +288,6 @@ def test_token_budget_is_respected_and_a_longer_row_goes_alone() -> None:
     with watched(model) as shapes:
         score(model, rows)
     assert shapes == [(6, 47)]
-
-
-@given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 200))
-@settings(deadline=None)
-def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = micro_batches(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-    assert micro_batches(lengths, None) == ([sorted(range(len(lengths)), key=lambda i: -lengths[i])] if lengths else [])
 
 
 def test_no_logits_of_whole_rows_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
