@@ -2,6 +2,9 @@
 
 Kinds and statuses are counted in one pass, which an index answers when nothing else is asked. Rules of flags and tags
 are counted over the whole bank: they stand on few entries as a rule, which an index of their own finds.
+
+Words that very many entries have are counted up to a bound: who looks for such a word wants to see that it is common,
+at once, and not how common.
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from collections import Counter
 from skillbank.records import Kind, Record, Status
 from skillbank.store import Bank
 from skillbank.store.events import KINDS
+from skillbank.store.matching import first_matching
 from skillbank.store.query import Query, selection
+
+MATCHES = 5_000
+"""Skills and mistakes with all words of a query that are counted, at most."""
 
 
 class Facets(Record):
@@ -19,6 +26,8 @@ class Facets(Record):
 
     total: int
     """Entries that fit."""
+    exact: bool
+    """False where more than `MATCHES` texts hold the words: all counts are then of those alone, and others may fit."""
     kind: dict[Kind, int]
     """Fitting all but the kind."""
     status: dict[Status, int]
@@ -36,7 +45,10 @@ class Marks(Record):
 def facets(bank: Bank, where: Query) -> Facets:
     """The counts of one query."""
     rest = where.model_copy(update={"kind": None, "status": None})
-    source, parameters = selection(rest)
+    among = None if where.text is None else first_matching(bank.db, where.text, MATCHES)
+    if among is not None:
+        rest = rest.model_copy(update={"text": None})
+    source, parameters = selection(rest, among)
     rows = bank.db.rows(f"SELECT e.kind, e.status, count(*) FROM {source} GROUP BY e.kind, e.status", parameters)
     kinds: Counter[Kind] = Counter()
     statuses: Counter[Status] = Counter()
@@ -48,7 +60,12 @@ def facets(bank: Bank, where: Query) -> Facets:
             statuses[status] += count
         if where.status in (None, status) and where.kind in (None, kind):
             total += count
-    return Facets(total=total, kind={kind: kinds[kind] for kind in KINDS}, status=dict(statuses.most_common()))
+    return Facets(
+        total=total,
+        exact=among is None,
+        kind={kind: kinds[kind] for kind in KINDS},
+        status=dict(statuses.most_common()),
+    )
 
 
 def marks(bank: Bank) -> Marks:

@@ -134,5 +134,24 @@ def _retrieved(bank: Bank, entry: Entry, sides: Sequence[Entry]) -> bool:
 
 def utilities(bank: Bank, ids: Iterable[int]) -> dict[int, float]:
     """Utility of those among the entries that training has used."""
-    sql = "SELECT id, utility FROM entry_usage WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0]: row[1] for row in bank.db.rows(sql, (json.dumps(list(ids)),))}
+    return {row[0]: row[1] for row in bank.db.rows(_UTILITIES, (json.dumps(list(ids)),))}
+
+
+_ITSELF_AND_MERGED = "({0}.id = w.{1} AND {0}.head IS NULL OR {0}.head = w.{1})"
+_UTILITIES = f"""
+    WITH w AS MATERIALIZED (
+        SELECT id, kind, iif(kind = 'skill', id, skill_id) AS skill, iif(kind = 'mistake', id, mistake_id) AS mistake
+        FROM entries WHERE id IN (SELECT value FROM json_each(?))
+    ),
+    uses AS (
+        SELECT w.id, t.helpful, t.harmful, t.neutral FROM w CROSS JOIN entries s CROSS JOIN usage_totals t
+            WHERE w.kind = 'skill' AND {_ITSELF_AND_MERGED.format("s", "skill")} AND t.skill_id = s.id
+        UNION ALL SELECT w.id, t.helpful, t.harmful, t.neutral FROM w CROSS JOIN entries m CROSS JOIN usage_totals t
+            WHERE w.kind = 'mistake' AND {_ITSELF_AND_MERGED.format("m", "mistake")} AND t.mistake_id = m.id
+        UNION ALL SELECT w.id, t.helpful, t.harmful, t.neutral
+            FROM w CROSS JOIN entries s CROSS JOIN entries m CROSS JOIN usage_totals t
+            WHERE w.kind = 'pair' AND {_ITSELF_AND_MERGED.format("s", "skill")}
+            AND {_ITSELF_AND_MERGED.format("m", "mistake")} AND t.skill_id = s.id AND t.mistake_id = m.id
+    )
+    SELECT id, (sum(helpful) - sum(harmful)) * 1.0 / sum(helpful + harmful + neutral) FROM uses GROUP BY id"""
+"""What the view `entry_usage` says of a few entries, without going through all that were ever used."""

@@ -60,6 +60,18 @@ def by_relevance(
     return found[offset:end]
 
 
+def first_matching(db: Database, text: str, most: int) -> list[int] | None:
+    """The `most` oldest skills and mistakes in which all words occur, with their pairs; None when there are fewer.
+
+    A word that nearly every text has is thus told from others without reading them all.
+    """
+    sql = "SELECT rowid FROM entry_text WHERE entry_text MATCH ? ORDER BY rowid LIMIT ?"
+    sides = [row[0] for row in db.rows(sql, (match_expression(text), most))]
+    if len(sides) < most:
+        return None
+    return sides + list({pair for pairs in _pairs(db, sides).values() for pair in pairs})
+
+
 def _chunks(ids: Iterator[int], size: int) -> Iterator[list[int]]:
     while chunk := list(islice(ids, size)):
         yield chunk

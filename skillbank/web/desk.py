@@ -6,6 +6,7 @@ that work is under way when it is, and asks again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skillbank.errors import ForeignFingerprint
+from skillbank.errors import ForeignFingerprint, SkillBankWarning
 from skillbank.store import Bank
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class Desk:
             self._asked.pop(key, None)
 
     def _run(self, work: Callable[[Tools], Answer]) -> Answer:
-        return work(self._kept_tools())
+        with warnings.catch_warnings():  # what they say of few entries is seen on the page
+            warnings.simplefilter("ignore", SkillBankWarning)
+            return work(self._kept_tools())
 
     def _kept_tools(self) -> Tools:
         from skillbank.index.vectors import bank_embedder, check_fingerprint

@@ -9,7 +9,7 @@ from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 
 from skillbank.errors import InvalidOption
-from skillbank.look.facets import facets, marks
+from skillbank.look.facets import facets
 from skillbank.look.view import utilities
 from skillbank.store import Query
 from skillbank.store.events import KINDS
@@ -64,7 +64,7 @@ def entries(
             "sides": sides_of(bank, found),
             "utility": utilities(bank, [entry.id for entry in found]),
             "counts": counts,
-            "marks_of": marks(bank),
+            "marks_of": site_of(request).marks(bank),
             "kinds": list(KINDS),
             "with_": lambda **criteria: link("/entries", q=str(where.model_copy(update=criteria)), sort=sort),
             "at": lambda n: link("/entries", q=line, sort=sort, page=n if n > 1 else None),

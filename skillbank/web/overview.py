@@ -1,4 +1,7 @@
-"""`/`: what the bank holds, covers and has learnt, in numbers; how it grew."""
+"""`/`: what the bank holds, in numbers; what it covers and has learnt, and how it grew, as a second part.
+
+The second part (`/numbers`) goes through all evidence, use and events: the page shows the first, then asks for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from skillbank.look.coverage import COVERS, coverage
 from skillbank.look.growth import growth
 from skillbank.store.events import KINDS
-from skillbank.web.pages import Done, page
+from skillbank.web.pages import Done, page, signed
 from skillbank.web.site import site_of
 
 router = APIRouter()
@@ -24,23 +27,24 @@ SAID = {
 
 @router.get("/", response_class=HTMLResponse)
 def overview(request: Request, done: Done = None) -> HTMLResponse:
-    """Counts, coverage, flags, utilities."""
+    """Counts and flags."""
     with site_of(request).reading() as bank:
-        numbers = coverage(bank)
-        values = {
-            "numbers": numbers,
-            "kinds": list(KINDS),
-            "covers": [(cover, numbers.problems[cover], SAID[cover]) for cover in COVERS],
-            "bins": [f"{bin.low:+.1f}" for bin in numbers.utility],
-            "utility": {kind: [bin.entries.get(kind, 0) for bin in numbers.utility] for kind in KINDS},
-            "used": sum(sum(bin.entries.values()) for bin in numbers.utility),
-        }
+        values = {"stats": bank.stats(), "flags": site_of(request).marks(bank).flags, "kinds": list(KINDS)}
         return page(request, bank, "overview.html", values)
 
 
-@router.get("/growth", response_class=HTMLResponse)
-def growing(request: Request) -> HTMLResponse:
-    """Entries over revisions. A page of its own as it reads every event; the overview loads it when it is shown."""
+@router.get("/numbers", response_class=HTMLResponse)
+def numbers(request: Request) -> HTMLResponse:
+    """Coverage, rollouts, utilities, growth."""
     with site_of(request).reading() as bank:
-        points = growth(bank, POINTS)
-        return page(request, bank, "growth.html", {"points": points, "kinds": list(KINDS)})
+        found = coverage(bank)
+        values = {
+            "numbers": found,
+            "kinds": list(KINDS),
+            "covers": [(cover, found.problems[cover], SAID[cover]) for cover in COVERS],
+            "bins": [signed(bin.low, 1) for bin in found.utility],
+            "utility": {kind: [bin.entries.get(kind, 0) for bin in found.utility] for kind in KINDS},
+            "used": sum(sum(bin.entries.values()) for bin in found.utility),
+            "stands": growth(bank, POINTS),
+        }
+        return page(request, bank, "numbers.html", values)

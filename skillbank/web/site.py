@@ -13,6 +13,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from skillbank.look.facets import Marks, marks
 from skillbank.records import RetrievedPair
 from skillbank.store import Bank
 from skillbank.web.desk import Desk
@@ -48,6 +49,7 @@ class Site:
         with self.reading():
             pass
         self.desk = Desk(self.path, readonly=readonly)
+        self._marks: tuple[int, Marks] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Bank]:
@@ -60,6 +62,13 @@ class Site:
         """The bank for a request that changes it."""
         with Bank.open(self.path, readonly=self.readonly) as bank:
             yield bank
+
+    def marks(self, bank: Bank) -> Marks:
+        """Flags and tags of the bank, counted once a revision."""
+        known, revision = self._marks, bank.revision
+        if known is None or known[0] != revision:
+            known = self._marks = revision, marks(bank)
+        return known[1]
 
     def close(self) -> None:
         self.desk.close()
