@@ -1,4 +1,4 @@
-"""What wants the embedder: clusters, merging with a near one, the playground. It runs in one thread and is waited for."""
+"""What wants the embedder: clusters, merging with a near one, the playground. One thread has it and is waited for."""
 
 from __future__ import annotations
 
