@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, wait_for_everyone
@@ -59,12 +59,6 @@ OUT_OF_REACH = (BankBusy, EndpointUnavailable, EndpointRefuses, CompletionFailed
 """What may be over by the next look: the run goes on, and its rollouts are not lost."""
 
 
-class Ledger(Protocol):
-    """What must be in the bank before it is judged by it."""
-
-    def flush(self) -> None: ...
-
-
 class Maintenance(TrainerCallback):
     """Looks after the bank of one run. Every rank has one; the main rank's does the work.
 
@@ -75,7 +69,6 @@ class Maintenance(TrainerCallback):
         self,
         config: MaintainConfig,
         retriever: Retriever,
-        ledger: Ledger,
         *,
         output_dir: str,
         sampling: SamplingConfig,
@@ -83,7 +76,7 @@ class Maintenance(TrainerCallback):
     ) -> None:
         if retriever.bank.readonly:
             raise ConfigError(f"maintain.every_steps is set but {retriever.bank.path} cannot be written: give a copy")
-        self.config, self.retriever, self.ledger = config, retriever, ledger
+        self.config, self.retriever = config, retriever
         self.output_dir, self.sampling, self.student = output_dir, sampling, student
         place = Path(output_dir).resolve()
         self.run = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
@@ -134,8 +127,7 @@ class Maintenance(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.config.every_steps:
             return
-        self.ledger.flush()
-        wait_for_everyone()  # the bank knows what every rank measured
+        # What every rank measured up to this step is in the bank: the ledger has been written.
         told = [self.look(state.global_step) if state.is_world_process_zero else {}]
         broadcast_object_list(told)  # and every rank waits for the revision
         self.told = told[0]
@@ -220,7 +212,8 @@ class Maintenance(TrainerCallback):
         """On the main rank: all that a resumed run needs."""
         write_rollouts(folder / WINDOW_FILE, self.window)
         write_rollouts(folder / EARLIER_FILE, self.earlier)
-        state = {"run": self.run, "revision": self.bank.revision, "added": self.added}
+        bank = {"bank_id": self.bank.meta("bank_id"), "revision": self.bank.revision}
+        state = {"run": self.run, **bank, "added": self.added}
         (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -237,7 +230,8 @@ class Maintenance(TrainerCallback):
         if PartialState().is_main_process:
             self.added = {int(entry_id): step for entry_id, step in state["added"].items()}
             self.window, self.earlier = (_read(folder / name) for name in (WINDOW_FILE, EARLIER_FILE))
-            self._take_back(state["revision"], folder.name)
+            if self.bank.meta("bank_id") == state["bank_id"]:  # another bank is the ledger's to refuse
+                self._take_back(state["revision"], folder.name)
         wait_for_everyone()
 
     def _take_back(self, revision: int, checkpoint: str) -> None:

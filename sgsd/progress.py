@@ -19,7 +19,7 @@ from sgsd.teachers import Example
 COUNTED = (
     *("examples", "correct", "wrong", "unverifiable", "truncated", "generated_tokens"),
     *("without_teachers", "teachers_too_long"),
-    *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student")),
+    *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student", "ledger")),
 )
 """The sums of a step that every method has; its objective adds its own."""
 

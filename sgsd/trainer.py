@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -103,7 +104,7 @@ class DistillationTrainer(Trainer):
         """Of the whole run and all ranks."""
         self.tally = Tally(method.objective.counted, method.objective.metrics)
         self._window = Window(0, 0)
-        self.add_callback(AfterStep(self.teacher_weights.after_step, self._flush))
+        self.add_callback(AfterStep(self._after_step, self._close_ledger))
         if maintenance is not None:
             self.add_callback(maintenance)
 
@@ -162,7 +163,8 @@ class DistillationTrainer(Trainer):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
         self.tally.add(result.sums)
         if self.method.ledger is not None:
-            self.method.ledger.record(self.state.global_step + 1, result)
+            with self.tally.timed("ledger"):
+                self.method.ledger.record(self.state.global_step + 1, result)
         # Gradients are averaged over ranks, while N counts the examples of all of them.
         return result.loss * self.accelerator.num_processes
 
@@ -215,14 +217,23 @@ class DistillationTrainer(Trainer):
                 self.maintenance.save(folder)
             about = {"method": self.method.name, "generated_tokens": self.generated_tokens, "totals": self.tally.totals}
             if self.method.ledger is not None:
-                about |= self.method.ledger.state()
+                about |= self.method.ledger.state(self.state.global_step)
             (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
         super()._save_checkpoint(model, trial)
-        self._flush()
 
-    def _flush(self) -> None:
+    def _after_step(self, step: int) -> None:
+        self.teacher_weights.after_step(step)
         if self.method.ledger is not None:
-            self.method.ledger.flush()
+            with self.tally.timed("ledger"):
+                rows = self.method.ledger.take()
+                if self.accelerator.num_processes > 1:
+                    rows = gather_object(rows)
+                if self.accelerator.is_main_process:
+                    self.method.ledger.write(rows)
+
+    def _close_ledger(self) -> None:
+        if self.method.ledger is not None:
+            self.method.ledger.close()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -275,13 +286,12 @@ class SGSDTrainer(DistillationTrainer):
             verifier = load_verifier(method.verifier.model_copy(update={"name": verifier or method.verifier.name}))
         retriever = open_bank(bank, method.bank, seed=args.seed) if isinstance(bank, str | Path) else bank
         retriever.retrieve([""])  # opens the index: an embedder that does not fit is told now, not in the first step
-        made = sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name)
         super().__init__(
             model=cast(PreTrainedModel, model),
             args=args,
             config=method,
-            method=made,
-            maintenance=_maintenance(method, made, retriever, args, (model, processing_class)),
+            method=sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name),
+            maintenance=_maintenance(method, retriever, args, (model, processing_class)),
             verifier=verifier,
             train_dataset=train_dataset,
             processing_class=processing_class,
@@ -290,14 +300,13 @@ class SGSDTrainer(DistillationTrainer):
 
 
 def _maintenance(
-    config: SGSDConfig, method: Method, retriever: Retriever, args: TrainingArguments, student: tuple[Any, Any]
+    config: SGSDConfig, retriever: Retriever, args: TrainingArguments, student: tuple[Any, Any]
 ) -> Maintenance | None:
-    if not config.maintain.every_steps or method.ledger is None:
+    if not config.maintain.every_steps:
         return None
     return Maintenance(
         config.maintain,
         retriever,
-        method.ledger,
         output_dir=str(args.output_dir),
         sampling=config.rollout,
         student=student,

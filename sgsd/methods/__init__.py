@@ -7,7 +7,7 @@ distribution.py  OPSD and OPD: one teacher a problem, its whole distribution aga
 
 from sgsd.methods.base import Method, MethodResult, Objective, Window
 from sgsd.methods.distribution import opd_method, opsd_method
-from sgsd.methods.gated import GatedObjective, UsageLedger, open_bank, sgsd_method
+from sgsd.methods.gated import GatedObjective, open_bank, sgsd_method
 from skillbank.retrieve import Retriever
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "MethodResult",
     "Objective",
     "Retriever",
-    "UsageLedger",
     "Window",
     "opd_method",
     "open_bank",

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
+from sgsd.ledger import UsageLedger
 from sgsd.objectives.gated import GatedDiagnostics
 from sgsd.teachers import Example, TeacherPool
-
-if TYPE_CHECKING:
-    from sgsd.methods.gated import UsageLedger
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
-from sgsd.errors import ConfigError
+from sgsd.ledger import UsageLedger
 from sgsd.methods.base import Method, MethodResult, Window
 from sgsd.objectives.gated import (
     GatedResult,
@@ -25,10 +23,7 @@ from sgsd.objectives.gated import (
 from sgsd.records import OUTCOME_SIGN
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
 from sgsd.teachers import Example, SkillPairPool, TeacherScores
-from skillbank.curate.runs import differs
 from skillbank.retrieve import Retriever, open_retriever
-from skillbank.store import Bank
-from skillbank.store.usage import UsageRow
 
 
 def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
@@ -195,70 +190,6 @@ class _Judged:
     outcome_B: Tensor
     weight_BK: Tensor
     num_examples: int
-
-
-class UsageLedger:
-    """What each teacher did, on its way to the bank.
-
-    Rows wait for the checkpoint that covers them: what a crash takes back is measured again by the resumed run, and no
-    step stands in the bank twice. A bank that is open for reading alone gets none, with a warning.
-    """
-
-    def __init__(self, bank: Bank, run: str) -> None:
-        self.bank = bank
-        self.run = run
-        self._waiting: list[UsageRow] = []
-        if bank.readonly:
-            warnings.warn(f"{bank.path} cannot be written to: it will not learn how its entries did", stacklevel=3)
-
-    def record(self, step: int, result: MethodResult) -> None:
-        """Note a micro-batch of optimiser step `step` (from 1): one row for each teacher of a judged example."""
-        seen = result.diagnostics
-        if seen is None:
-            return
-        values = zip(seen.support_BK.tolist(), seen.polarity_BK.tolist(), seen.gate_mass_BK.tolist(), strict=True)
-        for example, (supports, polarities, masses) in zip(result.judged, values, strict=True):
-            self._waiting += [
-                UsageRow(
-                    run=self.run,
-                    step=step,
-                    problem_id=example.rollout.problem.problem_id,
-                    outcome=example.rollout.verdict.outcome,
-                    support=supports[k],
-                    polarity=round(polarities[k]),
-                    gate_mass=masses[k],
-                    weight=teacher.weight,
-                    **teacher.label,
-                )
-                for k, teacher in enumerate(example.teachers)
-            ]
-
-    def flush(self) -> None:
-        """Write what waits."""
-        if self._waiting and not self.bank.readonly:
-            self.bank.record_usage(self._waiting)
-        self._waiting = []
-
-    def state(self) -> dict[str, Any]:
-        """The bank that a checkpoint was trained under."""
-        return {"bank_id": self.bank.meta("bank_id"), "bank_revision": self.bank.revision}
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's `state`. A run follows its bank as that is curated, so a newer revision is a
-        warning; an older one, or another bank, is a stale file: ConfigError (docs/method.md, pitfall 7)."""
-        path, then, now = self.bank.path, state["bank_revision"], self.bank.revision
-        if self.bank.meta("bank_id") != state["bank_id"]:
-            raise ConfigError(f"{path} is not the bank that the checkpoint was trained with: give that, or run anew")
-        if now < then:
-            raise ConfigError(
-                f"{path} is at revision {now}, the checkpoint was trained at {then}: give the newer copy, or run anew"
-            )
-        if differs(self.bank, then):
-            warnings.warn(
-                f"{path} went from revision {then} to {now} since the checkpoint: the run goes on with it as "
-                "it is now, and so differently",
-                stacklevel=2,
-            )
 
 
 def _sums(result: GatedResult) -> dict[str, float]:

@@ -95,6 +95,19 @@ class Database:
         with self._translated:
             self._connection.executemany(sql, rows)
 
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Within it a lock that another process holds is waited for so long, in place of BUSY_TIMEOUT_S."""
+        self._wait_at_most(seconds)
+        try:
+            yield
+        finally:
+            self._wait_at_most(BUSY_TIMEOUT_S)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self.run(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+        self._translated.waited_s = seconds
+
     @property
     def in_transaction(self) -> bool:
         return self._connection.in_transaction
@@ -139,6 +152,7 @@ class _Translated:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.waited_s = BUSY_TIMEOUT_S
 
     def __enter__(self) -> None:
         """Nothing to do."""
@@ -150,7 +164,7 @@ class _Translated:
     def _ours(self, error: BaseException) -> SkillBankError | None:
         if isinstance(error, sqlite3.OperationalError):
             if "locked" in str(error) or "busy" in str(error):
-                return BankBusy(f"{self.file} is being written by another process: waited {BUSY_TIMEOUT_S:g} s")
+                return BankBusy(f"{self.file} is being written by another process: waited {self.waited_s:g} s")
             if "Could not decode" not in str(error):
                 return SkillBankError(f"{self.file}: {error}")
         if isinstance(error, UnicodeEncodeError):

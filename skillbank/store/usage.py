@@ -59,6 +59,11 @@ class Usage(Record):
 _COLUMNS = tuple(UsageRow.model_fields)
 _SUMS = "sum(helpful) AS helpful, sum(harmful) AS harmful, sum(neutral) AS neutral, sum(support_sum) AS support_sum"
 
+_RECOUNT = (
+    "SELECT skill_id, mistake_id, sum(polarity > 0), sum(polarity < 0), sum(polarity = 0), sum(support) FROM usage"
+    " WHERE skill_id = ? AND mistake_id = ? AND NOT placebo GROUP BY skill_id, mistake_id"
+)
+
 
 def record(db: Database, rows: Iterable[UsageRow]) -> None:
     """Appends rows to the ledger in one transaction, and adds them to its totals."""
@@ -77,6 +82,26 @@ def record(db: Database, rows: Iterable[UsageRow]) -> None:
             f"INSERT INTO usage_totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {add}",
             ((*pair, *counts) for pair, counts in totals.items()),
         )
+
+
+def unused_run(db: Database, name: str) -> str:
+    """A name that no run in the ledger has: `name`, or `name#2` and so on."""
+    taken = {row[0] for row in db.rows("SELECT DISTINCT run FROM usage")}
+    number, candidate = 1, name
+    while candidate in taken:
+        number, candidate = number + 1, f"{name}#{number + 1}"
+    return candidate
+
+
+def take_back(db: Database, run: str, *, after: int) -> int:
+    """Deletes the rows of a run's steps beyond `after`, which are going to be measured again; returns how many."""
+    beyond = "run = ? AND step > ?"
+    with db.transaction():
+        pairs = db.rows(f"SELECT DISTINCT skill_id, mistake_id FROM usage WHERE {beyond} AND NOT placebo", (run, after))
+        count = db.run(f"DELETE FROM usage WHERE {beyond}", (run, after))
+        db.run_many("DELETE FROM usage_totals WHERE skill_id = ? AND mistake_id = ?", pairs)
+        db.run_many(f"INSERT INTO usage_totals {_RECOUNT}", pairs)
+    return count
 
 
 def by_entry(db: Database) -> dict[int, Usage]:

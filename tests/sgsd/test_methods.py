@@ -1,8 +1,7 @@
-"""The gated objective between trainer and tensors, and the ledger between trainer and bank."""
+"""The gated objective between trainer and tensors, and the bank behind it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import pytest
 import torch
 
 from sgsd.config import BankConfig, ObjectiveConfig
-from sgsd.errors import ConfigError
-from sgsd.methods import GatedObjective, MethodResult, UsageLedger, Window, open_bank, sgsd_method
+from sgsd.methods import GatedObjective, Window, open_bank, sgsd_method
 from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.score import ScoreRow, score
 from sgsd.teachers import Example
-from skillbank.records import Mistake
 from skillbank.retrieve.settings import Settings
 from skillbank.store import Bank
 from skillbank.store.query import Query
 
-from .training import Pairs, make_bank, make_trainer, method, mined, problems
+from .training import Pairs, make_bank, method, problems
 
 
 @pytest.fixture
@@ -122,99 +119,6 @@ def test_weights_are_exact_in_float64(tiny: Any) -> None:
     deltas = [score(model, [ScoreRow((3, 10 + k), (7,))]).item() - student for k in range(2)]
     expected = 0.1 * deltas[0] ** 2 / 4 + 0.2 * deltas[1] ** 2 / 4
     assert result.loss.item() == pytest.approx(expected, rel=1e-12)
-
-
-# ---- the ledger ------------------------------------------------------------------------------------------------------
-
-
-def judged(tiny: Any, *examples: Example) -> tuple[MethodResult, torch.nn.Module]:
-    model = tiny.model().double()
-    gated = objective(tiny)
-    return gated.loss(model, gated.score_teachers(model, examples), Window(len(examples), 1)), model
-
-
-def ledger_rows(bank: Bank) -> list[dict[str, Any]]:
-    return [dict(row) for row in bank.db.rows("SELECT * FROM usage ORDER BY rowid")]
-
-
-def test_one_row_a_teacher_with_its_polarity(tiny: Any, bank: Bank) -> None:
-    ids = [7, 8, 9, 2]
-    result, model = judged(
-        tiny, example(ids, 3, name="right"), example(ids, 3, "wrong", name="wrong"), example(ids, 3, "unverifiable")
-    )
-    ledger = UsageLedger(bank, "run-1")
-    ledger.record(5, result)
-    assert ledger_rows(bank) == []  # until the checkpoint that covers them
-    ledger.flush()
-    rows = ledger_rows(bank)
-    assert len(rows) == 6  # unverifiable rollouts judge nobody
-    student = score(model, [ScoreRow((3, 4), ids[:3])])[0]
-    for number, row in enumerate(rows):
-        k, outcome = number % 3, ("correct", "wrong")[number // 3]
-        delta = (score(model, [ScoreRow((3, 10 + k), ids[:3])])[0] - student).clamp(-3, 3)
-        support = delta.mean().item()
-        sign = 0 if abs(support) <= 0.05 else int(math.copysign(1, support))
-        expected = {
-            "run": "run-1",
-            "step": 5,
-            "problem_id": ("right", "wrong")[number // 3],
-            "outcome": outcome,
-            "skill_id": 2 * k + 1,
-            "mistake_id": 2 * k + 2,
-            "pair_id": None,
-            "revision": 4,
-            "placebo": 0,
-            "polarity": sign if outcome == "correct" else -sign,
-        }
-        assert {key: row[key] for key in expected} == expected
-        assert row["support"] == pytest.approx(support, rel=1e-6)
-        assert row["weight"] == pytest.approx((k + 1) / 10)
-        assert 0 < row["gate_mass"] < 0.4
-    assert {row["polarity"] for row in rows} >= {-1, 1}
-    ledger.flush()
-    assert len(ledger_rows(bank)) == 6
-
-
-def test_a_bank_for_reading_only_is_told_and_left_alone(tiny: Any, tmp_path: Path) -> None:
-    folder = make_bank(tmp_path / "bank")
-    with Bank.open(folder, readonly=True) as bank:
-        with pytest.warns(UserWarning, match="cannot be written to: it will not learn"):
-            ledger = UsageLedger(bank, "run")
-        ledger.record(1, judged(tiny, example([7, 8], 2))[0])
-        ledger.flush()
-        assert ledger_rows(bank) == []
-
-
-def test_a_run_goes_on_with_its_own_bank_only(bank: Bank, tmp_path: Path) -> None:
-    bank.add_mined([mined(8)], actor="someone")
-    state = UsageLedger(bank, "run").state()
-    assert state == {"bank_id": bank.meta("bank_id"), "bank_revision": 2}
-    UsageLedger(bank, "run").resume(state)
-    with (
-        Bank.open(make_bank(tmp_path / "rebuilt")) as other,
-        pytest.raises(ConfigError, match="rebuilt is not the bank"),
-    ):
-        UsageLedger(other, "run").resume(state)
-    with pytest.raises(ConfigError, match=r"at revision 2, the checkpoint was trained at 7: give the newer copy"):
-        UsageLedger(bank, "run").resume(state | {"bank_revision": 7})
-    with bank.change(actor="me", reason="clumsy") as change:
-        change.edit(2, Mistake(description="a better word", how_to_avoid="step by step"))
-    with pytest.warns(UserWarning, match="from revision 2 to 3 since the checkpoint"):
-        UsageLedger(bank, "run").resume(state)
-
-
-def test_the_trainer_writes_its_rows_with_the_checkpoints(tiny: Any, bank: Bank, tmp_path: Path) -> None:
-    trainer, _ = make_trainer(tiny, Pairs(bank), tmp_path / "run-7", max_steps=5, save_strategy="steps", save_steps=2)
-    trainer.args.save_steps = 2
-    counts: list[int] = []
-    trainer.on_rollouts = lambda step, rollouts: counts.append(len(ledger_rows(bank)))
-    trainer.train()
-    rows = ledger_rows(bank)
-    at = [sum(row["step"] <= step for row in rows) for step in range(6)]
-    assert counts == [0, 0, at[2], at[2], at[4]]
-    assert at[5] == len(rows) > at[4] > at[2] > 0
-    assert {row["run"] for row in rows} == {"run-7"}
-    assert {row["revision"] for row in rows} == {1}
 
 
 # ---- the bank behind it ----------------------------------------------------------------------------------------------
