@@ -20,6 +20,7 @@ from skillbank.store.usage import UsageRow, take_back, unused_run
 
 if TYPE_CHECKING:
     from sgsd.methods.base import MethodResult
+    from sgsd.objectives.gated import GatedDiagnostics
     from sgsd.teachers import Example
 
 PATIENCE_S = 1.0
@@ -55,6 +56,19 @@ class UsageLedger:
             for k, teacher in enumerate(example.teachers):
                 said = {"support": supports[k], "polarity": round(polarities[k]), "gate_mass": masses[k]}
                 self._noted.append(self._row(step, example, weight=teacher.weight, **said, **teacher.label))
+        if result.placebo is not None:
+            self._record_placebos(step, result.judged, result.placebo)
+
+    def _record_placebos(self, step: int, judged: Sequence[Example], seen: GatedDiagnostics) -> None:
+        values = zip(seen.support_BK.tolist(), seen.polarity_BK.tolist(), seen.gate_mass_BK.tolist(), strict=True)
+        for example, ([support], [polarity], [mass]) in zip(judged, values, strict=True):
+            if example.placebo is not None:
+                said = {"support": support, "polarity": round(polarity), "gate_mass": mass, "weight": 0.0}
+                revision = example.teachers[0].label["revision"]
+                row = self._row(
+                    step, example, skill_id=NOBODY, mistake_id=NOBODY, revision=revision, placebo=True, **said
+                )
+                self._noted.append(row)
 
     def _row(self, step: int, example: Example, **values: Any) -> UsageRow:
         rollout = example.rollout

@@ -7,6 +7,7 @@ student itself (`live`), its initial weights (`base`), a moving average (`ema`) 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -40,6 +41,10 @@ class TeacherScores:
     logp_KT: Tensor | None = None
     """log p of the sampled tokens over the full vocabulary."""
     placebo_T: Tensor | None = None
+    """log p of the neutral teacher, where there is one."""
+    placebo_ids_TS: Tensor | None = None
+    """Its local support, in that variant."""
+    placebo_logits_TS: Tensor | None = None
     support_ids_KTS: Tensor | None = None
     """Local support: each teacher's top n and, last, the sampled token."""
     support_logits_KTS: Tensor | None = None
@@ -80,21 +85,22 @@ class Pools:
 
     teachers: list[list[TeacherPrompt]]
     placebos: list[TeacherPrompt | None]
-    """A neutral teacher a problem when the support baseline asks for it, else None."""
+    """The neutral teacher of a problem where one was drawn, else None."""
     too_long: int = 0
     """Teachers left out because their prompt exceeds the limit."""
 
 
 class TeacherPool(Protocol):
-    """Problems in, teachers out."""
+    """Problems in, teachers out. `step` is the optimiser step, from 1, for what is drawn."""
 
-    def __call__(self, problems: Sequence[Problem]) -> Pools: ...
+    def __call__(self, problems: Sequence[Problem], step: int = 1) -> Pools: ...
 
 
 class SkillPairPool:
     """One teacher a retrieved skill-mistake pair (docs/method.md, steps 3 and 4).
 
     A teacher whose prompt is too long is left out and counted; the others keep their weights, as if it had no opinion.
+    A share of the examples gets a placebo as well: a teacher with neutral guidance, who is scored and not followed.
     """
 
     def __init__(
@@ -104,15 +110,17 @@ class SkillPairPool:
         *,
         max_prompt_tokens: int,
         thinking: bool = False,
-        placebo: bool = False,
+        placebo_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.retriever = retriever
         self.tokenizer = tokenizer
         self.max_prompt_tokens = max_prompt_tokens
         self.thinking = thinking
-        self.placebo = placebo
+        self.placebo_share = placebo_share
+        self.seed = seed
 
-    def __call__(self, problems: Sequence[Problem]) -> Pools:
+    def __call__(self, problems: Sequence[Problem], step: int = 1) -> Pools:
         revision = self.retriever.bank.revision
         retrieved = self.retriever.retrieve([p.problem for p in problems], [p.problem_id for p in problems])
         teachers: list[list[TeacherPrompt]] = []
@@ -134,13 +142,20 @@ class SkillPairPool:
             fitting = [prompt for prompt in prompts if len(prompt.prompt_ids) <= self.max_prompt_tokens]
             too_long += len(prompts) - len(fitting)
             teachers.append(fitting)
-        return Pools(teachers, [self._placebo(problem) for problem in problems], too_long)
+        return Pools(teachers, [self._placebo(problem, step) for problem in problems], too_long)
 
-    def _placebo(self, problem: Problem) -> TeacherPrompt | None:
-        return TeacherPrompt(self._render(problem, NEUTRAL), 0.0) if self.placebo else None
+    def _placebo(self, problem: Problem, step: int) -> TeacherPrompt | None:
+        if not is_drawn(self.placebo_share, f"placebo/{self.seed}/{step}/{problem.problem_id}"):
+            return None
+        return TeacherPrompt(self._render(problem, NEUTRAL), 0.0)
 
     def _render(self, problem: Problem, guidance: Guidance) -> tuple[int, ...]:
         return tuple(render(self.tokenizer, guided_user_text(problem.problem, [guidance]), thinking=self.thinking))
+
+
+def is_drawn(share: float, key: str) -> bool:
+    """Draws a share of all keys, the same ones on every machine, rank and resumed run."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) < share * 2**64
 
 
 class ReferencePool:
@@ -162,7 +177,7 @@ class ReferencePool:
         self.max_prompt_tokens = max_prompt_tokens
         self.thinking = thinking
 
-    def __call__(self, problems: Sequence[Problem]) -> Pools:
+    def __call__(self, problems: Sequence[Problem], step: int = 1) -> Pools:
         prompts = [tuple(self._prompt(problem)) for problem in problems]
         fitting = [[TeacherPrompt(ids, 1.0)] if len(ids) <= self.max_prompt_tokens else [] for ids in prompts]
         return Pools(fitting, [None] * len(prompts), sum(not teachers for teachers in fitting))
@@ -180,7 +195,7 @@ class PlainPool:
         self.tokenizer = tokenizer
         self.thinking = thinking
 
-    def __call__(self, problems: Sequence[Problem]) -> Pools:
+    def __call__(self, problems: Sequence[Problem], step: int = 1) -> Pools:
         prompts = [render(self.tokenizer, plain_user_text(p.problem), thinking=self.thinking) for p in problems]
         return Pools([[TeacherPrompt(tuple(ids), 1.0)] for ids in prompts], [None] * len(prompts))
 

@@ -121,7 +121,7 @@ class DistillationTrainer(Trainer):
         if self.maintenance is not None:
             self.maintenance.take(self.state.global_step + 1, rollouts, seed=self._seed())
         with self.tally.timed("retrieve"):
-            pools = self.method.pool(problems)
+            pools = self.method.pool(problems, self.state.global_step + 1)
         pooled = zip(rollouts, pools.teachers, pools.placebos, strict=True)
         examples = [Example(rollout, tuple(teachers), placebo) for rollout, teachers, placebo in pooled]
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
@@ -290,7 +290,9 @@ class SGSDTrainer(DistillationTrainer):
             model=cast(PreTrainedModel, model),
             args=args,
             config=method,
-            method=sgsd_method(method, retriever, processing_class, run=Path(args.output_dir or "run").name),
+            method=sgsd_method(
+                method, retriever, processing_class, run=Path(args.output_dir or "run").name, seed=args.seed
+            ),
             maintenance=_maintenance(method, retriever, args, (model, processing_class)),
             verifier=verifier,
             train_dataset=train_dataset,

@@ -253,6 +253,14 @@ class SFTConfig(Config):
     """A rollout file, whose right completions are learned; null takes the problems' reference solutions."""
 
 
+class LedgerConfig(Config):
+    """What is measured beside the teachers, for the bank's usage ledger (docs/usage.md)."""
+
+    placebo_share: float = Field(0.1, ge=0.0, le=1.0)
+    """Share of the examples on which neutral guidance is scored too, so that entries can be held against it; it changes
+    no loss. One more teacher pass of these examples each. 0 measures none."""
+
+
 class TrainConfig(Config):
     """The optimisation; handed to transformers.TrainingArguments."""
 
@@ -294,6 +302,7 @@ class SGSDConfig(Config):
     teacher: TeacherConfig = TeacherConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     maintain: MaintainConfig = MaintainConfig()
+    ledger: LedgerConfig = LedgerConfig()
 
     @model_validator(mode="after")
     def _one_rollout_a_problem(self) -> Self:

@@ -27,6 +27,8 @@ class MethodResult:
     judged: tuple[Example, ...] = ()
     diagnostics: GatedDiagnostics | None = None
     """Of `judged`, where teachers are judged."""
+    placebo: GatedDiagnostics | None = None
+    """What their placebos did, K = 1: of those of `judged` that have one. No part of the loss."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
 from sgsd.ledger import UsageLedger
 from sgsd.methods.base import Method, MethodResult, Window
 from sgsd.objectives.gated import (
+    GatedDiagnostics,
     GatedResult,
     GatedSettings,
     gated_local_loss,
     gated_loss,
     local_support_mask,
 )
-from sgsd.records import OUTCOME_SIGN
+from sgsd.records import OUTCOME_SIGN, TeacherPrompt
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
 from sgsd.teachers import Example, SkillPairPool, TeacherScores
 from skillbank.retrieve import Retriever, open_retriever
@@ -43,14 +44,17 @@ def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
     )
 
 
-def sgsd_method(config: SGSDConfig, retriever: Retriever, tokenizer: PreTrainedTokenizerBase, *, run: str) -> Method:
+def sgsd_method(
+    config: SGSDConfig, retriever: Retriever, tokenizer: PreTrainedTokenizerBase, *, run: str, seed: int = 0
+) -> Method:
     """Skill-pair teachers, the gated objective, and a ledger of what each pair did in the retriever's bank."""
     pool = SkillPairPool(
         retriever,
         tokenizer,
         max_prompt_tokens=config.rollout.max_prompt_tokens,
         thinking=config.teacher.thinking,
-        placebo=config.objective.support_baseline == "placebo",
+        placebo_share=1.0 if config.objective.support_baseline == "placebo" else config.ledger.placebo_share,
+        seed=seed,
     )
     objective = GatedObjective(config.objective, tokenizer, token_budget=config.teacher.token_budget)
     return Method("sgsd", pool, objective, UsageLedger(retriever.bank, run))
@@ -82,21 +86,20 @@ class GatedObjective:
     def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
         """All teachers of all examples in one sweep, so that passes are as full as the token budget allows."""
         teaching = [example for example in examples if example.teaches]
-        rows = [example.row(teacher.prompt_ids) for example in teaching for teacher in example.teachers]
+        rows = [example.row(teacher.prompt_ids) for example in teaching for teacher in _readers(example)]
         if not rows:
             return list(examples)
         scores = iter(self._local(model, teaching, rows) if self.top_k else self._full(model, teaching, rows))
         return [replace(example, scores=next(scores)) if example.teaches else example for example in examples]
 
     def _full(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
-        placebos = [example.row(example.placebo.prompt_ids) for example in teaching if example.placebo]
-        logp_RT = score(model, rows + placebos, token_budget=self.token_budget)
-        parts = torch.split(logp_RT[: len(rows)], [len(example.teachers) for example in teaching])
-        neutral = iter(logp_RT[len(rows) :])
-        return [
-            TeacherScores(part[:, : len(example)], next(neutral)[: len(example)] if example.placebo else None)
-            for example, part in zip(teaching, parts, strict=True)
-        ]
+        logp_RT = score(model, rows, token_budget=self.token_budget)
+        parts = torch.split(logp_RT, [len(_readers(example)) for example in teaching])
+        found = []
+        for example, part in zip(teaching, parts, strict=True):
+            K, T = len(example.teachers), len(example)
+            found.append(TeacherScores(part[:K, :T], part[K, :T] if example.placebo else None))
+        return found
 
     def _local(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
         top = score_top(model, rows, self.top_k, token_budget=self.token_budget)
@@ -105,12 +108,17 @@ class GatedObjective:
         )
         ids_RTS = torch.cat([top.ids_NK, sampled_RT[..., None]], dim=-1)
         logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.token_budget)
-        counts = [len(example.teachers) for example in teaching]
-        parts = zip(teaching, torch.split(ids_RTS, counts), torch.split(logits_RTS, counts), strict=True)
-        return [
-            TeacherScores(support_ids_KTS=ids[:, : len(example)], support_logits_KTS=logits[:, : len(example)])
-            for example, ids, logits in parts
-        ]
+        counts = [len(_readers(example)) for example in teaching]
+        found = []
+        for example, ids, logits in zip(
+            teaching, torch.split(ids_RTS, counts), torch.split(logits_RTS, counts), strict=True
+        ):
+            K, T = len(example.teachers), len(example)
+            scores = TeacherScores(support_ids_KTS=ids[:K, :T], support_logits_KTS=logits[:K, :T])
+            if example.placebo:
+                scores = replace(scores, placebo_ids_TS=ids[K, :T], placebo_logits_TS=logits[K, :T])
+            found.append(scores)
+        return found
 
     def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
         """One student forward over what teaches. Where nothing does, the shortest row passes and a zero goes back
@@ -125,46 +133,78 @@ class GatedObjective:
         weight_BK = _padded([torch.tensor([t.weight for t in e.teachers], dtype=torch.float64) for e in examples])
         judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, window.examples)
         local = self.top_k > 0 and bool(examples[0].teachers)
-        result = self._local_loss(model, judged) if local else self._full_loss(model, judged)
-        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics)
+        result, placebo = self._local_loss(model, judged) if local else self._full_loss(model, judged)
+        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics, placebo)
 
-    def _full_loss(self, model: nn.Module, judged: _Judged) -> GatedResult:
+    def _full_loss(self, model: nn.Module, judged: _Judged) -> tuple[GatedResult, GatedDiagnostics | None]:
         student_BT = score(model, judged.rows, grad=True)
-        scores = [example.scores for example in judged.examples]
-        teacher_BKT = _padded([s.logp_KT for s in scores if s.logp_KT is not None])
-        placebo_BT = None
-        if self.settings.support_baseline == "placebo":
-            placebos = [s.placebo_T for s in scores if s.placebo_T is not None]
-            placebo_BT = _padded(placebos).to(student_BT) if placebos else torch.zeros_like(student_BT)
-        return gated_loss(
+        mask_BT, outcome_B, weight_BK = judged.beside(student_BT)
+        teacher_BKT = judged.stacked(lambda scores: scores.logp_KT).to(student_BT)
+        placebo_BT = judged.stacked(lambda scores: scores.placebo_T).to(student_BT)
+        result = gated_loss(
             student_BT,
-            teacher_BKT.to(student_BT),
-            judged.mask_BT.to(student_BT.device),
-            judged.outcome_B.to(student_BT.device),
-            judged.weight_BK.to(student_BT),
+            teacher_BKT,
+            mask_BT,
+            outcome_B,
+            weight_BK,
             self.settings,
             num_examples=judged.num_examples,
-            placebo_logp_BT=placebo_BT,
+            placebo_logp_BT=placebo_BT if self.settings.support_baseline == "placebo" else None,
         )
+        if not judged.drawn_B.any():
+            return result, None
+        # The placebo is judged as a teacher is, against the same baseline; the pool's is the mean of its teachers.
+        settings, baseline_BT = self.settings, None
+        if settings.support_baseline != "none":
+            exists_BK1 = (weight_BK != 0)[..., None]
+            pool_BT = (teacher_BKT * exists_BK1).sum(dim=1) / exists_BK1.sum(dim=1).clamp(min=1)
+            baseline_BT = pool_BT if settings.support_baseline == "pool" else placebo_BT
+            settings = replace(settings, support_baseline="placebo")
+        placebo = gated_loss(
+            student_BT.detach(),
+            placebo_BT[:, None],
+            mask_BT,
+            outcome_B,
+            judged.drawn_B[:, None].to(student_BT),
+            settings,
+            num_examples=judged.num_examples,
+            placebo_logp_BT=baseline_BT,
+        )
+        return result, placebo.diagnostics
 
-    def _local_loss(self, model: nn.Module, judged: _Judged) -> GatedResult:
-        scores = [example.scores for example in judged.examples]
-        ids_BKTS = _padded([s.support_ids_KTS for s in scores if s.support_ids_KTS is not None])
-        teacher_BKTS = _padded([s.support_logits_KTS for s in scores if s.support_logits_KTS is not None])
-        B, K, T, S = ids_BKTS.shape
-        # One pass for the tokens of all teachers: [B, T, K S].
-        student_BTS = score_support(model, judged.rows, ids_BKTS.transpose(1, 2).reshape(B, T, K * S), grad=True)
-        student_BKTS = student_BTS.reshape(B, T, K, S).transpose(1, 2)
-        return gated_local_loss(
-            student_BKTS,
-            teacher_BKTS.to(student_BKTS),
-            local_support_mask(ids_BKTS),
-            judged.mask_BT.to(student_BKTS.device),
-            judged.outcome_B.to(student_BKTS.device),
-            judged.weight_BK.to(student_BKTS),
-            self.settings,
-            num_examples=judged.num_examples,
-        )
+    def _local_loss(self, model: nn.Module, judged: _Judged) -> tuple[GatedResult, GatedDiagnostics | None]:
+        ids_BKTS = judged.stacked(lambda scores: scores.support_ids_KTS)
+        teacher_BKTS = judged.stacked(lambda scores: scores.support_logits_KTS)
+        K = ids_BKTS.shape[1]
+        if judged.drawn_B.any():  # the placebo comes last
+            placebo_ids_BTS = judged.stacked(lambda scores: scores.placebo_ids_TS, ids_BKTS.shape[-1])
+            placebo_BTS = judged.stacked(lambda scores: scores.placebo_logits_TS, ids_BKTS.shape[-1])
+            ids_BKTS = torch.cat([ids_BKTS, placebo_ids_BTS[:, None]], dim=1)
+            teacher_BKTS = torch.cat([teacher_BKTS, placebo_BTS[:, None]], dim=1)
+        B, R, T, S = ids_BKTS.shape
+        # One pass for the tokens of all who read: [B, T, R S].
+        student_BTS = score_support(model, judged.rows, ids_BKTS.transpose(1, 2).reshape(B, T, R * S), grad=True)
+        student_BKTS = student_BTS.reshape(B, T, R, S).transpose(1, 2)
+        mask_BT, outcome_B, weight_BK = judged.beside(student_BKTS)
+        there_BKTS = local_support_mask(ids_BKTS)
+
+        def judge(student: Tensor, readers: slice, weight_BK: Tensor) -> GatedResult:
+            return gated_local_loss(
+                student[:, readers],
+                teacher_BKTS[:, readers].to(student),
+                there_BKTS[:, readers],
+                mask_BT,
+                outcome_B,
+                weight_BK,
+                self.settings,
+                num_examples=judged.num_examples,
+            )
+
+        result = judge(student_BKTS, slice(K), weight_BK)
+        if R == K:
+            return result, None
+        drawn_B1 = judged.drawn_B[:, None].to(student_BKTS)
+        return result, judge(student_BKTS.detach(), slice(K, None), drawn_B1).diagnostics
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Shares in [0, 1]; gate mass and support are means over teachers."""
@@ -190,6 +230,27 @@ class _Judged:
     outcome_B: Tensor
     weight_BK: Tensor
     num_examples: int
+
+    @property
+    def drawn_B(self) -> Tensor:
+        """Which of them have a placebo that read them."""
+        return torch.tensor([example.placebo is not None for example in self.examples])
+
+    def stacked(self, of: Callable[[TeacherScores], Tensor | None], *tail: int) -> Tensor:
+        """One thing of the examples' scores as one tensor; zeros [T, *tail] where an example lacks it."""
+        found = [of(example.scores) for example in self.examples]
+        like = next((one for one in found if one is not None), torch.zeros(0))
+        pairs = zip(found, self.examples, strict=True)
+        return _padded([like.new_zeros(len(example), *tail) if one is None else one for one, example in pairs])
+
+    def beside(self, student: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask, outcomes and weights on the student's device; weights in its precision."""
+        return self.mask_BT.to(student.device), self.outcome_B.to(student.device), self.weight_BK.to(student)
+
+
+def _readers(example: Example) -> tuple[TeacherPrompt, ...]:
+    """Who reads an example: its teachers and, last, its placebo."""
+    return (*example.teachers, example.placebo) if example.placebo else example.teachers
 
 
 def _sums(result: GatedResult) -> dict[str, float]:

@@ -21,6 +21,7 @@ from skillbank.doctor import doctor
 from skillbank.errors import BankBusy
 from skillbank.records import Mistake
 from skillbank.store import Bank
+from skillbank.usage import estimates
 
 from .test_methods import example, objective
 from .training import Pairs, make_bank, make_trainer, mined
@@ -84,6 +85,23 @@ def test_one_row_a_teacher_with_its_polarity(tiny: Any, bank: Bank) -> None:
     ledger.write(ledger.take())
     ledger.close()
     assert len(ledger_rows(bank)) == 6
+
+
+def test_a_placebo_has_a_row_that_counts_for_no_entry(tiny: Any, bank: Bank) -> None:
+    some = (example([7, 8], 2, placebo=True), example([9], 2, "wrong", name="q"), example([9], 2, name="r"))
+    result, _ = judged(tiny, *some)
+    assert result.placebo is not None
+    ledger = UsageLedger(bank, "run")
+    ledger.record(1, result)
+    ledger.write(ledger.take())
+    (row,) = (row for row in ledger_rows(bank) if row["placebo"])
+    expected = {"run": "run", "step": 1, "problem_id": "p", "outcome": "correct", "skill_id": 0, "mistake_id": 0}
+    assert {key: row[key] for key in expected} == expected
+    assert row["support"] == result.placebo.support_BK[0, 0].item() != 0
+    assert (row["weight"], row["revision"]) == (0, 4)
+    assert bank.db.value("SELECT count(*) FROM usage_totals") == 2
+    matched = {one.skill_id: one.placebo for one in estimates(bank, of="pair")}
+    assert matched == {1: None, 3: None}  # of one problem alone: no interval
 
 
 def test_a_bank_for_reading_only_is_told_and_left_alone(tiny: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,69 @@ def test_weights_are_exact_in_float64(tiny: Any) -> None:
     assert result.loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+# ---- placebos --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"support_baseline": "pool"}, {"support_top_k": 3}], ids=str)
+def test_a_placebo_changes_no_loss(tiny: Any, settings: dict[str, Any]) -> None:
+    model, gated, some = tiny.model().double(), objective(tiny, **settings), Window(6, 1)
+    found, gradients = [], []
+    for drawn in ((), (0, 4), range(6)):
+        examples = [e if n in drawn else replace(e, placebo=None) for n, e in enumerate(window(placebo=True))]
+        model.zero_grad()
+        result = gated.loss(model, gated.score_teachers(model, examples), some)
+        result.loss.backward()
+        found.append(result)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert found[0].placebo is None
+    for result, gradient in zip(found[1:], gradients[1:], strict=True):
+        assert result.placebo is not None
+        assert result.loss.item() == pytest.approx(found[0].loss.item(), abs=1e-14)
+        torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-14)
+        assert result.diagnostics is not None
+        assert found[0].diagnostics is not None
+        torch.testing.assert_close(result.diagnostics.support_BK, found[0].diagnostics.support_BK)
+        assert result.sums == pytest.approx(found[0].sums)
+
+
+@pytest.mark.parametrize("settings", [{}, {"support_top_k": 3}], ids=str)
+def test_a_placebo_is_judged_as_a_teacher_is(tiny: Any, settings: dict[str, Any]) -> None:
+    """What is said of it is what would be said of a lone teacher with its prompt."""
+    model, gated = tiny.model().double(), objective(tiny, **settings)
+    examples = [e for e in window(placebo=True) if e.teaches]
+    examples[1] = replace(examples[1], placebo=None)
+    seen = gated.loss(model, gated.score_teachers(model, examples), Window(4, 1)).placebo
+    assert seen is not None
+    for n, one in enumerate(examples):
+        if one.placebo is None:
+            assert (seen.support_BK[n].item(), seen.polarity_BK[n].item()) == (0, 0)
+            continue
+        alone = replace(one, teachers=(replace(one.placebo, weight=1.0),), placebo=None)
+        expected = gated.loss(model, gated.score_teachers(model, [alone]), Window(1, 1)).diagnostics
+        assert expected is not None
+        for name in ("support_BK", "polarity_BK", "gate_mass_BK"):
+            torch.testing.assert_close(getattr(seen, name)[n], getattr(expected, name)[0])
+    assert seen.support_BK.abs().max() > 0.01
+
+
+def test_a_placebo_stands_on_the_teachers_baseline(tiny: Any) -> None:
+    """Against the mean of the pool; against itself it has no opinion."""
+    model = tiny.model().double()
+    examples = [example([7, 8, 9], 3, placebo=True)]
+    pool = objective(tiny, support_baseline="pool")
+    (scored,) = pool.score_teachers(model, examples)
+    assert scored.scores.logp_KT is not None
+    assert scored.scores.placebo_T is not None
+    above = (scored.scores.placebo_T - scored.scores.logp_KT.mean(dim=0)).clamp(-3, 3).mean()
+    seen = pool.loss(model, [scored], Window(1, 1)).placebo
+    assert seen is not None
+    assert seen.support_BK.item() == pytest.approx(above.item())
+    itself = objective(tiny, support_baseline="placebo")
+    nothing = itself.loss(model, itself.score_teachers(model, examples), Window(1, 1)).placebo
+    assert nothing is not None
+    assert (nothing.support_BK.item(), nothing.polarity_BK.item()) == (0, 0)
+
+
 # ---- the bank behind it ----------------------------------------------------------------------------------------------
 
 
@@ -142,11 +206,14 @@ def test_open_bank_hands_the_configuration_on(tmp_path: Path) -> None:
         retriever.bank.close()
 
 
-def test_sgsd_asks_for_placebos_when_the_baseline_does(tiny: Any, bank: Bank) -> None:
-    for baseline, wanted in (("none", False), ("pool", False), ("placebo", True)):
-        config = method(objective={"support_baseline": baseline}, teacher={"token_budget": 99})
-        made = sgsd_method(config, Pairs(bank), tiny.tokenizer(), run="r")
-        assert (made.pool(problems(1)).placebos[0] is not None) == wanted
+def test_sgsd_draws_a_share_of_placebos_and_all_when_they_are_the_baseline(tiny: Any, bank: Bank) -> None:
+    for baseline, share, wanted in (("none", 0.0, 0), ("pool", 1.0, 8), ("none", 0.5, 4), ("placebo", 0.0, 8)):
+        config = method(
+            objective={"support_baseline": baseline}, teacher={"token_budget": 99}, ledger={"placebo_share": share}
+        )
+        made = sgsd_method(config, Pairs(bank), tiny.tokenizer(), run="r", seed=3)
+        counts = [sum(p is not None for p in made.pool(problems(8), step).placebos) for step in range(20)]
+        assert sum(counts) / 20 == pytest.approx(wanted, abs=1)
         assert isinstance(made.objective, GatedObjective)
         assert made.objective.token_budget == 99
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sgsd.config import TeacherConfig
 from sgsd.errors import TrainingError
 from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, render
+from sgsd.records import Problem
 from sgsd.score import ScoreRow, score
 from sgsd.teachers import SkillPairPool, TeacherWeights
 from skillbank.store import Bank
@@ -187,7 +188,7 @@ def test_the_trainer_follows_with_its_teachers(tiny: Any, bank: Bank, tmp_path: 
 
 def test_a_pool_prompts_one_teacher_a_pair(tiny: Any, bank: Bank) -> None:
     tokenizer, some = tiny.tokenizer(), problems(3)
-    pool = SkillPairPool(Pairs(bank, (2, 0, 3)), tokenizer, max_prompt_tokens=400, placebo=True)
+    pool = SkillPairPool(Pairs(bank, (2, 0, 3)), tokenizer, max_prompt_tokens=400, placebo_share=1.0)
     pools = pool(some)
     assert [len(teachers) for teachers in pools.teachers] == [2, 0, 3]
     first = pools.teachers[2][0]
@@ -213,6 +214,23 @@ def test_a_pool_without_placebos_thinking_and_with_a_limit(tiny: Any, bank: Bank
     assert cut.too_long == sum(length > limit for of_one in lengths for length in of_one) > 0
     for before, after in zip(whole.teachers, cut.teachers, strict=True):
         assert after == [teacher for teacher in before if len(teacher.prompt_ids) <= limit]  # weights as they were
+
+
+def test_placebos_are_drawn_by_seed_step_and_problem(tiny: Any, bank: Bank) -> None:
+    """The same on every rank and in a resumed run, and a share of them."""
+    some = [Problem(f"p{n}", "What is 1 ?", "1") for n in range(200)]
+
+    def drawn(share: float, seed: int, step: int, among: list[Problem] = some) -> list[str]:
+        pool = SkillPairPool(Pairs(bank), tiny.tokenizer(), max_prompt_tokens=400, placebo_share=share, seed=seed)
+        found = zip(among, pool(among, step).placebos, strict=True)
+        return [problem.problem_id for problem, placebo in found if placebo is not None]
+
+    third = drawn(0.3, 1, 5)
+    assert 40 <= len(third) <= 80
+    assert drawn(0.3, 1, 5, some[::-2]) == [p.problem_id for p in some[::-2] if p.problem_id in third]
+    assert third != drawn(0.3, 1, 6) != drawn(0.3, 2, 6)
+    assert set(third) <= set(drawn(0.5, 1, 5))
+    assert (drawn(0.0, 1, 5), len(drawn(1.0, 1, 5))) == ([], 200)
 
 
 def test_the_revision_is_the_one_retrieved_under(tiny: Any, bank: Bank) -> None:
