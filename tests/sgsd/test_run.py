@@ -77,7 +77,7 @@ class Folders:
     def usage(self) -> list[tuple[Any, ...]]:
         with Bank.open(self.bank) as bank:
             names = "run, step, problem_id, outcome, skill_id, mistake_id, support, polarity"
-            return [tuple(row) for row in bank.db.rows(f"SELECT {names} FROM usage ORDER BY rowid")]
+            return [tuple(row) for row in bank.db.rows(f"SELECT {names} FROM usage WHERE NOT placebo ORDER BY rowid")]
 
 
 @pytest.fixture

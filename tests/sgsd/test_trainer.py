@@ -523,7 +523,7 @@ def test_as_the_readme_shows_it(tiny: Any, tiny_folder: Path, tmp_path: Path, ki
         given["train_dataset"] = datasets.Dataset.from_list(rows)
     if kind == "lora":
         given["peft_config"] = LORA
-    values = {"rollout": {"max_new_tokens": 6}, "bank": {"mode": "random", "k": 2}}
+    values = {"rollout": {"max_new_tokens": 6}, "bank": {"mode": "random", "k": 2}, "ledger": {"placebo_share": 1}}
     trainer = SGSDTrainer(
         args=arguments(tmp_path / "out", max_steps=2),
         method=SGSDConfig.model_validate(values),
@@ -539,7 +539,9 @@ def test_as_the_readme_shows_it(tiny: Any, tiny_folder: Path, tmp_path: Path, ki
     settings = json.loads((tmp_path / "student" / "generation_config.json").read_text())
     assert settings["max_new_tokens"] == 6
     with Bank.open(tmp_path / "bank") as bank:
-        assert bank.stats().usage == 2 * 2 * 4  # two teachers of four rollouts in each of two steps
+        assert (
+            bank.stats().usage == (2 + 1) * 2 * 4
+        )  # two teachers and a placebo, of four rollouts in each of two steps
 
 
 def test_sgsd_is_light_until_a_trainer_is_asked_for() -> None:
