@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sgsd.errors import DataInvalid, ProblemTooLong
+from sgsd.ranks import ALONE, Processes
 from sgsd.records import Outcome, Problem, Rollout
 from sgsd.rollout import GuidanceSource, draw_rollouts
 from sgsd.verify import TruncationPolicy, Verifier
@@ -105,28 +109,38 @@ def evaluate(
     seed: int = 0,
     guidance: GuidanceSource | None = None,
     on_progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> EvalResult:
     """Draw `config.sampling.n` completions a problem, verify them, and count.
 
     `guidance` puts lessons of the bank into the prompts (base + skill); without it they are plain. `seed` rules the
-    draws and the bootstrap. `on_progress` is called with the number of problems finished since its last call.
+    draws and the bootstrap. `on_progress` is called with the number of problems finished since its last call. Of
+    several `processes`, each takes its share of the problems and all get the numbers of the whole.
 
     Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `sampling.max_prompt_tokens`.
     """
-    drawn = draw_rollouts(
-        generator,
-        tokenizer,
-        problems,
-        verifier,
-        config.sampling,
-        truncated=truncated,
-        seed=seed,
-        guidance=guidance,
-        on_progress=on_progress,
-    )
-    k = config.sampling.n
-    groups = [drawn.rollouts[start : start + k] for start in range(0, len(drawn.rollouts), k)]
-    return summarise([_record(g) for g in groups], bootstrap=config.bootstrap, seed=seed, too_long=drawn.too_long)
+    mine = problems[processes.index :: processes.count]
+    records: list[ProblemResult] = []
+    too_long = len(mine)
+    with suppress(*((ProblemTooLong, DataInvalid) if processes.count > 1 else ())):  # others may have some that fit
+        drawn = draw_rollouts(
+            generator,
+            tokenizer,
+            mine,
+            verifier,
+            config.sampling,
+            truncated=truncated,
+            seed=seed,
+            guidance=guidance,
+            on_progress=on_progress,
+        )
+        k, too_long = config.sampling.n, drawn.too_long
+        records = [_record(drawn.rollouts[start : start + k]) for start in range(0, len(drawn.rollouts), k)]
+    shares, counts = zip(*processes.gather((records, too_long)), strict=True)
+    dealt = [record for turn in zip_longest(*shares) for record in turn if record is not None]
+    if not dealt:
+        raise ProblemTooLong(f"none of {len(problems)} problems fits max_prompt_tokens: raise it, or give others")
+    return summarise(dealt, bootstrap=config.bootstrap, seed=seed, too_long=sum(counts))
 
 
 def summarise(records: Sequence[ProblemResult], *, bootstrap: int, seed: int = 0, too_long: int = 0) -> EvalResult:

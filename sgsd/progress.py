@@ -88,10 +88,16 @@ class Tally:
 
 
 class AfterStep(TrainerCallback):
-    """Calls `step(n)` after each optimiser step, before it is logged and saved, and `end()` after the last."""
+    """Calls `begin()` before the first optimiser step, `step(n)` after each, before it is logged and saved, and `end()`
+    after the last."""
 
-    def __init__(self, step: Callable[[int], None], end: Callable[[], None]) -> None:
-        self.step, self.end = step, end
+    def __init__(self, begin: Callable[[], None], step: Callable[[int], None], end: Callable[[], None]) -> None:
+        self.begin, self.step, self.end = begin, step, end
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.step(state.global_step)
@@ -142,8 +148,9 @@ class MetricsFile(TrainerCallback):
 class AccuracyCurve(TrainerCallback):
     """Evaluates before the first step, every `every` steps and after the last.
 
-    `evaluate` runs on the main process alone and draws from seeds of its own: a run with a curve trains as one without.
-    Points are logged, so that the trainer's own history keeps them over a resume.
+    `evaluate` runs on every process, each with its share of the problems, and draws from seeds of its own: a run with a
+    curve trains as one without. Points are logged by the main process, so that the trainer's own history keeps them
+    over a resume.
     """
 
     def __init__(
@@ -163,11 +170,11 @@ class AccuracyCurve(TrainerCallback):
             self._point(state, control)
 
     def _point(self, state: TrainerState, control: TrainerControl) -> None:
-        if not state.is_world_process_zero:
-            return
         started = time.monotonic()
         result = self.evaluate()
         self.seconds += time.monotonic() - started
+        if not state.is_world_process_zero:
+            return
         wanted = control.should_log
         low, high = result.ci
         self.log(
@@ -192,10 +199,12 @@ def curve_points(history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], 
 
 class ProgressLine(TrainerCallback):
     """Step, reward, loss, shares, tokens, time left: one line, rewritten on a terminal, printed every `every` steps
-    elsewhere."""
+    elsewhere. Before the first step, what `launch` says of the processes."""
 
-    def __init__(self, tokens: Callable[[], int], every: int = 10, stream: TextIO | None = None) -> None:
-        self.tokens, self.every = tokens, every
+    def __init__(
+        self, tokens: Callable[[], int], launch: Callable[[], str], every: int = 10, stream: TextIO | None = None
+    ) -> None:
+        self.tokens, self.launch, self.every = tokens, launch, every
         self.stream = stream or sys.stderr
         self.accuracy: float | None = None
         self.started = 0.0
@@ -205,6 +214,9 @@ class ProgressLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started, self.first_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            self.stream.write(f"{self.launch()}\n")
+            self.stream.flush()
 
     def on_log(
         self,

@@ -33,6 +33,7 @@ from sgsd.evaluate import EvalResult, evaluate
 from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
 from sgsd.progress import POLARITIES, AccuracyCurve, MetricsFile, ProgressLine, curve_points
+from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_stderr, describe, together
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
 from sgsd.score import check_scoring
@@ -60,6 +61,9 @@ class RunResult:
     """Shares of helpful, harmful and neutral teachers over the whole run; empty where a method judges none."""
     seconds: dict[str, float]
     """Of this call: training, and the curve when there is one."""
+    processes: int
+    wrapper: str
+    """The class that wraps the model for several processes; `none` for one."""
 
 
 def train_run(
@@ -75,25 +79,28 @@ def train_run(
     Raises ConfigError when the folder already holds a run and `resume` is false, or has none and it is true; the errors
     of model, bank and data as they come; TrainingError when the loss is no number.
     """
-    out = Path(config.output_dir)
-    checkpoint = _checkpoint(out, resume)
     if config.method == "sgsd" and config.bank.path is None:
         raise ConfigError("bank.path is not set: name the bank that `sgsd bank build` made")
+    deepspeed_to_stderr()
     # The bar for reading and writing weights is drawn without a terminal too.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if config.threads:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
+        processes = stack.enter_context(together(config.train.timeout_s))
+        checkpoint = processes.gather(_checkpoint(Path(config.output_dir), resume) if processes.main else None)[0]
         retriever = None
         if config.bank.path is not None:
-            retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
-            stack.callback(retriever.bank.close)
+            with processes.main_first():  # it makes an index that is behind its bank, the others read it
+                retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
+                stack.callback(retriever.bank.close)
+                retriever.retrieve([""])
         verifier = load_verifier(config.verifier)
         stack.callback(verifier.close)
         trainer = _trainer(config, problems, retriever, verifier)
         curve = None
         if config.eval.every_steps and held_out:
-            curve = _curve(config, trainer, held_out, retriever)
+            curve = _curve(config, trainer, held_out, retriever, processes)
             trainer.add_callback(curve)
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -109,6 +116,8 @@ def train_run(
         curve=curve_points(trainer.state.log_history),
         polarity={key: totals[key] / max(1.0, totals["judged"]) for key in POLARITIES if key in totals},
         seconds={**seconds, **({"curve": curve.seconds} if curve else {})},
+        processes=processes.count,
+        wrapper=check_wrapper(trainer.accelerator, trainer.model_wrapped),
     )
 
 
@@ -136,7 +145,10 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         adam_beta2=train.adam_beta2,
         bf16=_mixed(config) and config.model.dtype == "bfloat16",
         fp16=_mixed(config) and config.model.dtype == "float16",
-        use_cpu=not torch.cuda.is_available(),
+        # DeepSpeed knows of a CPU by itself (DS_ACCELERATOR=cpu), and is not used where accelerate is told of one.
+        use_cpu=not torch.cuda.is_available() and not deepspeed_asked(),
+        ddp_timeout=train.timeout_s,
+        ddp_find_unused_parameters=False,  # each pass uses all trained weights: `GatedObjective.loss`
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number ends the run; it is not averaged away
         save_steps=train.save_every,
@@ -189,7 +201,9 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ConfigFile(config))
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
-    trainer.add_callback(ProgressLine(lambda: trainer.generated_tokens))
+    trainer.add_callback(
+        ProgressLine(lambda: trainer.generated_tokens, lambda: describe(trainer.accelerator, trainer.model_wrapped))
+    )
     return trainer
 
 
@@ -258,6 +272,7 @@ def _curve(
     trainer: DistillationTrainer | GroupTrainer | TextTrainer,
     held_out: Sequence[Problem],
     retriever: Retriever | None,
+    processes: Processes,
 ) -> AccuracyCurve:
     def point() -> EvalResult:
         with trainer.accelerator.autocast():
@@ -270,6 +285,7 @@ def _curve(
                 truncated=config.verifier.truncated,
                 seed=config.seed,
                 guidance=bank_guidance(retriever) if config.eval.with_bank and retriever else None,
+                processes=processes,
             )
 
     return AccuracyCurve(point, config.eval.every_steps, lambda: trainer.generated_tokens, trainer.log)

@@ -33,6 +33,7 @@ from sgsd.methods import Method, Retriever, Window, open_bank, sgsd_method
 from sgsd.models import default_dtype, load_student, quiet_peft
 from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
+from sgsd.ranks import check_wrapper
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, draw_rollouts
 from sgsd.score import check_scoring
@@ -104,9 +105,14 @@ class DistillationTrainer(Trainer):
         """Of the whole run and all ranks."""
         self.tally = Tally(method.objective.counted, method.objective.metrics)
         self._window = Window(0, 0)
-        self.add_callback(AfterStep(self._after_step, self._close_ledger))
+        self.wrapper = ""
+        """What wraps the model, from the first step on; `none` in a single process."""
+        self.add_callback(AfterStep(self._begin, self._after_step, self._close_ledger))
         if maintenance is not None:
             self.add_callback(maintenance)
+
+    def _begin(self) -> None:
+        self.wrapper = check_wrapper(self.accelerator, self.model_wrapped)
 
     # The window: docs/method.md, steps 1 to 5, the teachers' half
 
@@ -115,14 +121,15 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[list[Example]], int]:
         batches = list(islice(epoch_iterator, num_batches))
         problems = [problem for batch in batches for problem in batch]
+        counted = len(problems) - self._filled_up()
         rollouts = self.roll_out(problems)
         if self.on_rollouts is not None:
-            self.on_rollouts(self.state.global_step + 1, rollouts)
+            self.on_rollouts(self.state.global_step + 1, rollouts[:counted])
         if self.maintenance is not None:
-            self.maintenance.take(self.state.global_step + 1, rollouts, seed=self._seed())
+            self.maintenance.take(self.state.global_step + 1, rollouts[:counted], seed=self._seed())
         with self.tally.timed("retrieve"):
-            pools = self.method.pool(problems, self.state.global_step + 1)
-        pooled = zip(rollouts, pools.teachers, pools.placebos, strict=True)
+            pools = self.method.pool(problems[:counted], self.state.global_step + 1)
+        pooled = zip(rollouts[:counted], pools.teachers, pools.placebos, strict=True)
         examples = [Example(rollout, tuple(teachers), placebo) for rollout, teachers, placebo in pooled]
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
         with self.tally.timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active():
@@ -130,9 +137,20 @@ class DistillationTrainer(Trainer):
         self.tally.add_window(examples, pools.too_long)
         over_ranks = self._over_ranks({"examples": len(examples), "tokens": sum(map(len, examples))})
         self.generated_tokens += round(over_ranks["tokens"])
-        rest = iter(examples)
+        rest = iter([*examples, *(Example(rollout, ()) for rollout in rollouts[counted:])])
         self._window = Window(round(over_ranks["examples"]), round(over_ranks["tokens"]))
         return [list(islice(rest, len(batch))) for batch in batches], self._window.examples
+
+    def _filled_up(self) -> int:
+        """Problems at the end of this rank's window that stand in another window already: at the end of an epoch
+        accelerate fills up the ranks' last batches from its beginning. They pass through the student, so that every
+        rank has its passes, and count for nothing: an epoch is the same on any number of ranks."""
+        ranks, size = self.args.world_size, self.args.per_device_train_batch_size
+        left_over: int = len(cast(Any, self.train_dataset)) % (ranks * size)
+        if ranks == 1 or not left_over or not self.accelerator.gradient_state.end_of_dataloader:
+            return 0
+        mine: int = min(max(left_over - self.args.process_index * size, 0), size)
+        return size - mine
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
         """One verified completion a problem, from the plain prompt unless there is `guidance`, at these weights."""
@@ -215,7 +233,13 @@ class DistillationTrainer(Trainer):
             self.teacher_weights.save(folder)
             if self.maintenance is not None:
                 self.maintenance.save(folder)
-            about = {"method": self.method.name, "generated_tokens": self.generated_tokens, "totals": self.tally.totals}
+            about = {
+                "method": self.method.name,
+                "processes": self.accelerator.num_processes,
+                "wrapper": self.wrapper,
+                "generated_tokens": self.generated_tokens,
+                "totals": self.tally.totals,
+            }
             if self.method.ledger is not None:
                 about |= self.method.ledger.state(self.state.global_step)
             (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")

@@ -12,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("COLUMNS", None)
 # No test may fetch a model: what it needs is in the repository or is built on the spot.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# DeepSpeed, once imported, looks for a GPU and says on stdout that there is none.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
 from hypothesis import settings

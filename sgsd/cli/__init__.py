@@ -26,6 +26,7 @@ from sgsd.cli.evaluate import evaluate_command
 from sgsd.cli.rollout import rollout_command
 from sgsd.cli.train import train_command
 from sgsd.errors import ConfigError, SGSDError, VerifierError, refusal
+from sgsd.ranks import first_to_tell, launched
 from skillbank.errors import InvalidOption, SkillBankError, SkillBankWarning
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Our own warnings as one line, without the place in the code; those of libraries as they are."""
+    """Our own warnings as one line, without the place in the code; those of libraries as they are. Of several processes
+    the main one shows them."""
     show = warnings.showwarning
 
     def line(
@@ -101,7 +103,7 @@ def _warnings_as_lines() -> Iterator[None]:
     ) -> None:
         if issubclass(category, SkillBankWarning):
             warn(str(message))
-        else:
+        elif launched().main:
             show(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
@@ -171,4 +173,8 @@ def _one_line(text: str) -> str:
 
 
 def _line(text: str, who: str = "sgsd") -> None:
-    typer.echo(f"{who}: {text}", err=True)
+    """Why the command ends; of several processes the first one tells, and which it is."""
+    processes = launched()
+    if first_to_tell():
+        of = "" if processes.count == 1 else f" (process {processes.index} of {processes.count})"
+        typer.echo(f"{who}{of}: {text}", err=True)

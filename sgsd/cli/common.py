@@ -1,6 +1,7 @@
 """What every command prints with: results on stdout, everything else (progress, notes, errors) on stderr.
 
-So `sgsd COMMAND --json > file` always leaves one JSON document in the file, whatever was shown on the way.
+So `sgsd COMMAND --json > file` always leaves one JSON document in the file, whatever was shown on the way. Of several
+processes of one run the main one alone prints.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 
 from sgsd.errors import ConfigError, refusal
+from sgsd.ranks import launched
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,6 +37,8 @@ def emit(payload: BaseModel | Mapping[str, Any], as_json: bool, human: Callable[
 
     Floats that JSON cannot hold (nan, inf) become null. Raises TypeError when a value is none of JSON's kinds.
     """
+    if not launched().main:
+        return
     if not as_json:
         human()
         return
@@ -54,7 +58,8 @@ def _finite(value: Any) -> Any:
 
 def warn(message: str) -> None:
     """One line of warning on stderr; the command goes on."""
-    typer.echo(coloured(f"warning: {message}", typer.colors.YELLOW), err=True)
+    if launched().main:
+        typer.echo(coloured(f"warning: {message}", typer.colors.YELLOW), err=True)
 
 
 def coloured(text: str, colour: str) -> str:
@@ -64,13 +69,14 @@ def coloured(text: str, colour: str) -> str:
 
 def note(message: str) -> None:
     """A line on stderr about what is going on, as it is: no markup, no wrapping."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    if launched().main:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Says on a terminal what takes a while, such as loading; nothing elsewhere."""
-    if not console.is_terminal:
+    if not console.is_terminal or not launched().main:
         yield
         return
     with console.status(what):

@@ -25,6 +25,8 @@ def train_command(
     """Train a student under teachers that are conditioned on retrieved pairs.
 
     Example: sgsd train configs/arena.yaml --set train.max_steps=50 --set bank.path=my-bank
+
+    On several GPUs: torchrun --nproc_per_node 8 -m sgsd train CONFIG
     """
     from sgsd.config import load_config
 
@@ -59,6 +61,8 @@ def _payload(result: RunResult) -> dict[str, Any]:
         "curve": list(result.curve),
         "polarity": result.polarity,
         "seconds": result.seconds,
+        "processes": result.processes,
+        "wrapper": result.wrapper,
     }
 
 

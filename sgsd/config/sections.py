@@ -279,6 +279,8 @@ class TrainConfig(Config):
     keep_checkpoints: PositiveInt | None = None
     report_to: tuple[str, ...] = ()
     """Trackers that transformers knows: tensorboard, wandb, ..."""
+    timeout_s: PositiveInt = 1800
+    """With several processes: seconds that one waits for another before the run ends with an error."""
 
 
 class EvalConfig(Config):

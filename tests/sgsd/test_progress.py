@@ -106,7 +106,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, args: TrainingArguments) -> N
     file.on_log(args, other, TrainerControl(), logs={"loss": 1.0})
     assert not file.path.exists()
     stream = io.StringIO()
-    ProgressLine(lambda: 0, stream=stream).on_log(args, other, TrainerControl(), logs=LOGS)
+    ProgressLine(lambda: 0, lambda: "1 process", stream=stream).on_log(args, other, TrainerControl(), logs=LOGS)
     assert stream.getvalue() == ""
 
 
@@ -127,7 +127,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_the_line_off_a_terminal(args: TrainingArguments, clock: SimpleNamespace) -> None:
     stream = io.StringIO()
-    line = ProgressLine(lambda: 12345, stream=stream)
+    line = ProgressLine(lambda: 12345, lambda: "1 process", stream=stream)
     line.on_train_begin(args, at(10), TrainerControl())
     clock.seconds += 50  # ten steps of five seconds: twenty more
     for step in range(11, 21):
@@ -135,7 +135,7 @@ def test_the_line_off_a_terminal(args: TrainingArguments, clock: SimpleNamespace
     line.on_log(args, at(20), TrainerControl(), logs={"eval_accuracy": 0.875})
     line.on_train_end(args, at(20), TrainerControl())
     common = "reward 0.62 | loss -0.0123 | helpful 50% harmful 20% neutral 30% | 12,345 tokens"
-    assert stream.getvalue() == f"step 20/40 | {common} | 1:40 left\n"
+    assert stream.getvalue() == f"1 process\nstep 20/40 | {common} | 1:40 left\n"
     assert line.text(at(40), LOGS) == f"step 40/40 | {common} | held-out 87.5% | 0:00 left"
 
 
@@ -144,13 +144,13 @@ def test_the_line_on_a_terminal_is_rewritten_and_fits(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()
-    line = ProgressLine(lambda: 7, stream=stream)
+    line = ProgressLine(lambda: 7, lambda: "1 process", stream=stream)
     line.on_train_begin(args, at(0), TrainerControl())
     line.on_log(args, at(1), TrainerControl(), logs=LOGS)
     line.on_log(args, at(2), TrainerControl(), logs=LOGS)
     line.on_train_end(args, at(2), TrainerControl())
     first, second = "step 1/40 | reward 0.62 | loss -0.0123 |", "step 2/40 | reward 0.62 | loss -0.0123 |"
-    assert stream.getvalue() == f"\r\x1b[2K{first[:39]}\r\x1b[2K{second[:39]}\n"
+    assert stream.getvalue() == f"1 process\n\r\x1b[2K{first[:39]}\r\x1b[2K{second[:39]}\n"
 
 
 def test_a_curve_has_a_point_at_each_end_and_leaves_the_steps_own_log(args: TrainingArguments) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,6 @@ from .training import (
     make_trainer,
     method,
     problems,
-    three_steps,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -622,37 +620,3 @@ def test_golden_losses(tiny: Any, pairs: Pairs, tmp_path: Path, variant: str) ->
     assert len(golden) == 10
     assert sum(abs(loss) > 1e-3 for loss in golden) > 5
     assert losses == pytest.approx(golden, rel=1e-6)
-
-
-def run_script(command: list[str]) -> None:
-    """To its end, or all its processes are stopped: torchrun would leave its workers behind."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            _, errors = process.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0, errors[-3000:]
-
-
-@pytest.mark.slow
-def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
-    """Two processes on gloo, one of them without a teacher in the first step, against one process on the same batch."""
-    make_bank(tmp_path / "bank")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run_script([*torchrun, str(Path(__file__).parent / "two_ranks.py"), str(tmp_path)])
-    for kind in ("full", "lora"):
-        one = three_steps(tmp_path, kind, ranks=1)
-        two: dict[str, Any] = json.loads((tmp_path / f"{kind}-two.json").read_text())
-        assert (one["ranks"], two["ranks"]) == (1, 2)
-        assert two["teachers"] == [0, 2]
-        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
-        assert all(abs(loss) > 1e-3 for loss in one["losses"])
-        assert two["grad_norms"] == pytest.approx(one["grad_norms"], rel=1e-5)
-        assert two["helpful"] == pytest.approx(one["helpful"])
-        assert two["support"] == pytest.approx(one["support"], rel=1e-5)
-        assert two["tokens"] == one["tokens"]
-        assert two["usage"] == one["usage"] > 0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from transformers import TrainerCallback, TrainingArguments
 
 from sgsd.config import SamplingConfig, SGSDConfig
@@ -204,44 +203,3 @@ def make_trainer(
         callbacks=[watch],
     )
     return trainer, watch
-
-
-def three_steps(folder: Path, kind: str, ranks: int) -> dict[str, Any]:
-    """Three steps over problems 0 to 3, 4 to 7 and 0 to 3 again: what came of them, over all ranks.
-
-    Ranks take the problems of a step by turns, and those of even number have no teachers.
-    """
-    from .conftest import Tiny
-
-    adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    with Bank.open(folder / "bank") as bank:
-        before = bank.stats().usage
-        trainer, watch = make_trainer(
-            Tiny,
-            Pairs(bank, (0, 3, 0, 2)),
-            folder / f"{kind}-{ranks}",
-            verifier=TextVerifier("correct", "wrong"),
-            peft_config=adapter if kind == "lora" else None,
-            max_steps=3,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=4 // ranks,
-            train_sampling_strategy="sequential",
-        )
-        assert trainer.accelerator.num_processes == ranks
-        mine: list[int] = []
-        trainer.on_rollouts = lambda step, rollouts: mine.append(
-            sum(int(rollout.problem.problem_id[1:]) % 2 for rollout in rollouts)
-        )
-        trainer.train()
-        gathered = trainer.accelerator.gather(torch.tensor([mine[0]]))
-        trainer.accelerator.wait_for_everyone()
-        return {
-            "ranks": ranks,
-            "teachers": gathered.tolist(),
-            "losses": watch.losses,
-            "grad_norms": [log["grad_norm"] for log in watch.logs],
-            "helpful": [log["helpful"] for log in watch.logs],
-            "support": [log["support"] for log in watch.logs],
-            "tokens": trainer.generated_tokens,
-            "usage": bank.stats().usage - before,
-        }
