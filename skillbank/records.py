@@ -207,8 +207,12 @@ _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 def content_hash(content: BaseModel) -> str:
     """Hash of what an entry says, equal for equal content on every machine."""
-    text = _ENCODER.encode(content.model_dump())
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return body_hash(content.model_dump())
+
+
+def body_hash(body: dict[str, Any]) -> str:
+    """`content_hash` of the content with these fields."""
+    return hashlib.sha256(_ENCODER.encode(body).encode()).hexdigest()[:32]
 
 
 def rollout_hash(rollout: Rollout) -> str:

@@ -17,6 +17,7 @@ from skillbank.records import Evidence, Flag, Kind, Mistake, Pair, Provenance, S
 from skillbank.store import lineage, past
 from skillbank.store import places as places_of
 from skillbank.store.database import Database
+from skillbank.store.entering import DIGEST, INSERT, row_and_event
 from skillbank.store.events import KINDS, Content, Event, Op, PendingEvent, Row, State, field, kind_of, to_json
 from skillbank.store.flags import dumped, flags_of, held, new_flags
 
@@ -49,7 +50,8 @@ class Change:
         """After `finish`: those that it returns from now on."""
         self._finished = False
         self._rows: dict[int, Row] = {}
-        self._added: set[int] = set()
+        self._added: dict[int, Kind] = {}
+        self._retracted: bool | None = None
 
     @property
     def events(self) -> list[PendingEvent]:
@@ -81,41 +83,28 @@ class Change:
         kind = kind or kind_of(content)
         if not isinstance(content, KINDS[kind]):
             raise InvalidEntry(f"a {kind} cannot hold a {type(content).__name__}: give a {KINDS[kind].__name__}")
-        places = self._allowed(evidence)
+        places = self.allowed(evidence)
         raised = list(dict.fromkeys(flags))
-        skill_id = mistake_id = text = None
         if isinstance(content, Pair):
             self._expect_kind(content.skill_id, "skill")
             self._expect_kind(content.mistake_id, "mistake")
-            skill_id, mistake_id = content.skill_id, content.mistake_id
         else:
-            text = content.text()
             raised += new_flags(raised, self._found(content, places))
-        values: dict[str, Any] = {"content": content.model_dump(), "version": 1, "status": held(status, raised)}
-        lists = {"tags": sorted(set(tags)), "flags": [flag.model_dump() for flag in raised]}
-        if pinned:
-            values["pinned"] = True
-        columns: dict[str, Any] = {
-            "kind": kind,
-            "origin": origin,
-            "status": values["status"],
-            "content": to_json(values["content"]),
-            "content_hash": content_hash(content),
-            "text": text,
-            "revision": self.revision,
-            "skill_id": skill_id,
-            "mistake_id": mistake_id,
-            "pinned": pinned,
-            "tags": to_json(lists["tags"]),
-            "flags": to_json(lists["flags"]),
-            "provenance": None if provenance is None else to_json(provenance.model_dump(exclude_none=True)),
-        }
-        entry_id = self.db.insert(
-            f"INSERT INTO entries ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
+        row, after = row_and_event(
+            content,
+            kind,
+            revision=self.revision,
+            origin=origin,
+            status=held(status, raised),
+            flags=raised,
+            tags=tags,
+            pinned=pinned,
+            provenance=provenance,
         )
-        self._added.add(entry_id)
-        self._note(entry_id, "add", None, values | {name: items for name, items in lists.items() if items})
-        self._remember_wording(kind, columns["content_hash"], entry_id)
+        entry_id = self.db.insert(INSERT, row)
+        self._added[entry_id] = kind
+        self._write_down(entry_id, "add", None, after)
+        self._remember_wording(kind, str(row[DIGEST]), entry_id)
         self._insert_evidence(entry_id, places)
         return entry_id
 
@@ -186,14 +175,13 @@ class Change:
 
     def add_evidence(self, entry_id: int, evidence: Iterable[Evidence]) -> None:
         """Adds the places an entry rests on. The same place of the same rollout counts once."""
-        row = self.row(entry_id)
-        if row["kind"] == "pair":
+        if self._kind(entry_id) == "pair":
             raise InvalidEntry(f"entry {entry_id} is a pair: its evidence is that of its skill and its mistake")
-        places = self._allowed(evidence)
+        places = self.allowed(evidence)
         if entry_id in self._added:  # its own addition is the event
             self._insert_evidence(entry_id, places)
             return
-        known = self.evidence_of(entry_id)
+        row, known = self.row(entry_id), self.evidence_of(entry_id)
         new = self._insert_evidence(entry_id, places)
         if not new:
             return
@@ -245,6 +233,17 @@ class Change:
         past.checkout(self, revision)
 
     # What they are all made of
+
+    def allowed(self, evidence: Iterable[Evidence]) -> list[Evidence]:
+        """Without the places in retracted rollouts, which are counted in `refused_evidence`."""
+        places = list(evidence)
+        if self._retracted is None:  # nobody but this change can retract a rollout until it is done
+            self._retracted = places_of.any_retracted(self.db)
+        if not self._retracted:
+            return places
+        allowed = places_of.allowed(self.db, places)
+        self.refused_evidence += len(places) - len(allowed)
+        return allowed
 
     def load(self, ids: Iterable[int]) -> list[Row]:
         """The rows of entries, in the order given, each once. Raises EntryNotFound."""
@@ -339,6 +338,7 @@ class Change:
             "INSERT INTO retractions VALUES (?, ?) ON CONFLICT DO UPDATE SET active = excluded.active",
             [(rollout_id, 0) for rollout_id in gone] + [(rollout_id, 1) for rollout_id in come],
         )
+        self._retracted = None
         self._note(None, op, {"retracted": list(gone)}, {"retracted": list(come)})
 
     def finish(self) -> bool:
@@ -371,18 +371,14 @@ class Change:
         }
 
     def _note(self, entry_id: int | None, op: Op, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
+        self._write_down(entry_id, op, None if before is None else to_json(before), to_json(after))
+
+    def _write_down(self, entry_id: int | None, op: Op, before: str | None, after: str) -> None:
         assert not self._finished, "a finished change takes no more"
-        self._events.append((entry_id, op, None if before is None else to_json(before), to_json(after)))
+        self._events.append((entry_id, op, before, after))
 
     def _found(self, content: Skill | Mistake, evidence: Sequence[Evidence]) -> Sequence[Flag]:
         return () if self._check is None else self._check(content, evidence)
-
-    def _allowed(self, evidence: Iterable[Evidence]) -> list[Evidence]:
-        """Without the places in retracted rollouts."""
-        places = list(evidence)
-        allowed = places_of.allowed(self.db, places)
-        self.refused_evidence += len(places) - len(allowed)
-        return allowed
 
     def _insert_evidence(self, entry_id: int, places: Sequence[Evidence]) -> list[int]:
         """Ids of the rows that were new, or out of use; none for an entry that this change added."""
@@ -393,7 +389,10 @@ class Change:
     def _remember_wording(self, kind: Kind, digest: str, entry_id: int) -> None:
         self.db.run("INSERT INTO wordings VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (kind, digest, entry_id))
 
+    def _kind(self, entry_id: int) -> Kind:
+        return self._added.get(entry_id) or self.row(entry_id)["kind"]
+
     def _expect_kind(self, entry_id: int, kind: Kind) -> None:
-        found = self.row(entry_id)["kind"]
+        found = self._kind(entry_id)
         if found != kind:
             raise InvalidEntry(f"a pair wants a {kind} where entry {entry_id} is a {found}")

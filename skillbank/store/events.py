@@ -85,7 +85,10 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys
 
 
 def kind_of(content: Content) -> Kind:
-    return next(kind for kind, model in KINDS.items() if isinstance(content, model))
+    return _KIND_OF[type(content)]
+
+
+_KIND_OF: dict[type[Content], Kind] = {model: kind for kind, model in KINDS.items()}
 
 
 def field(row: Mapping[str, Any], name: str) -> Any:

@@ -75,10 +75,12 @@ def to_evidence(row: Row) -> Evidence:
 
 def allowed(db: Database, places: Sequence[Evidence]) -> list[Evidence]:
     """Without those in retracted rollouts, on which nothing may rest."""
-    if not places or not db.value("SELECT EXISTS (SELECT 1 FROM retractions WHERE active)"):
-        return list(places)
     held = retracted(db, {place.rollout_id for place in places})
     return [place for place in places if place.rollout_id not in held]
+
+
+def any_retracted(db: Database) -> bool:
+    return bool(db.value("SELECT EXISTS (SELECT 1 FROM retractions WHERE active)"))
 
 
 def retracted(db: Database, rollout_ids: Iterable[str]) -> set[str]:
