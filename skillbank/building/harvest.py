@@ -130,17 +130,18 @@ class Harvest:
 
     def _wording(self, side: int, origin: str, content: Skill | Mistake) -> int:
         fields = all_fields(content)
-        row = self.db.execute(
-            "SELECT id FROM wordings WHERE side = ? AND origin = ? AND one = ? AND two = ? AND three = ?",
-            (side, origin, *fields),
-        ).fetchone()
-        if row is not None:
-            return int(row[0])
         inserted = self.db.execute(
-            "INSERT INTO wordings (side, origin, one, two, three, text, plain) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO wordings (side, origin, one, two, three, text, plain) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
             (side, origin, *fields, content.text(), "\0".join(plain(content))),
         )
-        return int(inserted.lastrowid or 0)
+        if inserted.rowcount:
+            return int(inserted.lastrowid or 0)
+        known = self.db.execute(
+            "SELECT id FROM wordings WHERE side = ? AND origin = ? AND one = ? AND two = ? AND three = ?",
+            (side, origin, *fields),
+        )
+        return int(known.fetchone()[0])
 
     # Taking it out, after merging
 

@@ -56,6 +56,11 @@ class Attempt:
         return frozenset(calculation.value for _, calculation in self.calculations)
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        """Stems of the content words of all steps."""
+        return frozenset[str]().union(*(step.words for step in self.steps))
+
+    @cached_property
     def rules(self) -> dict[tuple[str, ...], Step]:
         """First statement of each rule, by key."""
         rules: dict[tuple[str, ...], Step] = {}
@@ -221,9 +226,8 @@ def _values_before(wrong: Attempt, departure: Step) -> frozenset[str]:
 
 def _alignment(wrong: Attempt, right: Attempt, values: frozenset[str]) -> float:
     """How well a right attempt goes along with the wrong one: shared values, then shared words."""
-    ours = frozenset[str]().union(*(step.words for step in wrong.steps))
-    theirs = frozenset[str]().union(*(step.words for step in right.steps))
-    return len(values & right.values) + len(ours & theirs) / max(1, len(ours | theirs))
+    together = len(wrong.words & right.words) / max(1, len(wrong.words | right.words))
+    return len(values & right.values) + together
 
 
 def _holders(calculation: Calculation, rights: Sequence[Attempt]) -> int:

@@ -6,6 +6,7 @@ Rules over the step's own words, for English; where none fits, the words stay as
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from skillbank.mine.steps import EXPRESSION, NUMBER, STOP_WORDS
 
@@ -70,6 +71,7 @@ _BREAK = re.compile(
 _MONEY = re.compile(r"[$€£]|\b(?:dollars?|cents?|euros?|pounds? sterling)\b", re.IGNORECASE)
 
 
+@lru_cache(maxsize=1024)
 def purpose(text: str) -> str:
     """What a calculation finds, to stand after "to find": "the total cost", "how many crates Sam sold".
 

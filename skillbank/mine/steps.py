@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 StepKind = Literal["rule", "calculation", "figures", "answer"]
 
@@ -37,8 +37,10 @@ GENERAL_WORDS = _word_set(
 )
 
 NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_NUMBER = re.compile(NUMBER)
+_NUMBER = re.compile(r"[\d.](?:(?<=\d)[\d,]*(?:\.\d+)?|(?<=\.)\d+)")
+"""`NUMBER`, begun with the characters that may begin one: the search leaps from one of them to the next."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_ASCII_WORD = re.compile(r"[a-zA-Z]+(?:'[a-zA-Z]+)?")
 _MARK = re.compile(rf"<<([^<>=]*)=([^<>=]*)>>\s*[$€£]?(-?{NUMBER})?")
 _ANY_MARK = re.compile(r"<<[^<>]*>>")
 _VARIABLE = re.compile(r"(?<!['’.])\b[b-zB-HJ-Z]\b(?!['’.])")  # "Let x be ..." is algebra, not a rule in words
@@ -75,8 +77,7 @@ class Calculation:
     """A literal fraction such as 1/4 is among the operands; its bar is not among the operators."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of a completion. `completion[start:end] == quote`."""
 
     kind: StepKind
@@ -94,27 +95,36 @@ class Step:
 
 def split_steps(completion: str) -> list[Step]:
     """The steps of a completion in order: every line, and the sentences within a line."""
-    return [_step(completion, start, end) for start, end in _spans(completion)]
-
-
-def _spans(completion: str) -> Iterator[tuple[int, int]]:
+    steps = []
     for line in _LINE.finditer(completion):
-        start = line.start()
-        ends = [start + match.start() + 1 for match in _SENTENCE_END.finditer(line.group())]
-        for end in [*ends, line.end()]:
-            piece = completion[start:end]
-            left = start + len(piece) - len(piece.lstrip())
-            right = start + len(piece.rstrip())
-            if right > left and _WORD_OR_DIGIT.search(completion, left, right):
-                yield left, right
-            start = end
+        at = line.start()
+        for kind, quote, start, end, text, key, words, calculations in _steps_of(line.group()):
+            steps.append(Step(kind, quote, at + start, at + end, text, key, words, calculations))
+    return steps
+
+
+@lru_cache(maxsize=4096)
+def _steps_of(line: str) -> tuple[Step, ...]:
+    """The steps of one line: attempts at a problem have many lines in common."""
+    return tuple(_step(line, start, end) for start, end in _spans(line))
+
+
+def _spans(line: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for end in [*(match.start() + 1 for match in _SENTENCE_END.finditer(line)), len(line)]:
+        piece = line[start:end]
+        left = start + len(piece) - len(piece.lstrip())
+        right = start + len(piece.rstrip())
+        if right > left and _WORD_OR_DIGIT.search(line, left, right):
+            yield left, right
+        start = end
 
 
 _WORD_OR_DIGIT = re.compile(r"\w")
 
 
-def _step(completion: str, start: int, end: int) -> Step:
-    quote = completion[start:end]
+def _step(line: str, start: int, end: int) -> Step:
+    quote = line[start:end]
     text = readable(quote)
     key, words, numeric = _normal(text)
     if _ANSWER.match(text) or ("\\" in text and _BOX.search(text)):
@@ -146,16 +156,24 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-@lru_cache(maxsize=8192)
+def words_in(text: str) -> list[str]:
+    """The words of a text, in order."""
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+
+
 def content_stems(text: str) -> tuple[str, ...]:
     """Stems of the content words of a text, in order."""
-    return tuple(stem(word) for word in _WORD.findall(text) if word.lower() not in STOP_WORDS)
+    return tuple(filter(None, map(_content_stem, words_in(text))))
+
+
+@lru_cache(maxsize=8192)
+def _content_stem(word: str) -> str | None:
+    return None if word.lower() in STOP_WORDS else stem(word)
 
 
 @lru_cache(maxsize=4096)
 def _normal(text: str) -> tuple[tuple[str, ...], frozenset[str], bool]:
-    stems = content_stems(text)
-    numbers = tuple(normal_number(number) for number in _NUMBER.findall(text))
+    stems, numbers = content_stems(text), numbers_in(text)
     return stems + numbers, frozenset(stems), bool(numbers)
 
 
@@ -164,7 +182,7 @@ def terms(step: str, problem: str, limit: int = 3) -> list[str]:
     shown = _problem_words(problem)
     found: list[str] = []
     stems: set[str] = set()
-    for word in _WORD.findall(step):
+    for word in words_in(step):
         low = word.lower()
         if low in STOP_WORDS or low in GENERAL_WORDS or len(low) < 2:
             continue
@@ -179,7 +197,7 @@ def terms(step: str, problem: str, limit: int = 3) -> list[str]:
 @lru_cache(maxsize=256)
 def _problem_words(problem: str) -> dict[str, frozenset[str]]:
     forms: dict[str, set[str]] = {}
-    for word in _WORD.findall(problem):
+    for word in words_in(problem):
         forms.setdefault(stem(word), set()).add(word)
     return {key: frozenset(value) for key, value in forms.items()}
 
@@ -197,9 +215,10 @@ def normal_number(text: str) -> str:
         return plain
 
 
-def numbers_in(text: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def numbers_in(text: str) -> tuple[str, ...]:
     """Normal forms of the numbers in a text, in order."""
-    return [normal_number(number) for number in _NUMBER.findall(text)]
+    return tuple(map(normal_number, _NUMBER.findall(text)))
 
 
 def read_calculations(quote: str, text: str) -> tuple[Calculation, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from skillbank.mine.purpose import purpose
 from skillbank.mine.steps import (
@@ -55,6 +56,23 @@ class Lesson:
     stopped_short: bool = False
     """The wrong attempt did nothing wrong but end here."""
 
+    @cached_property
+    def answer(self) -> str | None:
+        """The reference answer, if it is a number."""
+        numbers = numbers_in(self.reference or "")
+        return numbers[-1] if numbers else None
+
+    @cached_property
+    def answer_is_given(self) -> bool:
+        """Whether the problem itself gives the number that is the answer."""
+        word = _NUMBER_WORDS.get(self.answer or "", "-")
+        return self.answer in numbers_in(self.problem) or word in self.problem.lower()
+
+    @cached_property
+    def right_shown(self) -> str:
+        """The right step without the answer."""
+        return hide_answer(self.right, self)
+
     @property
     def skipped(self) -> bool:
         """The wrong calculation does not stand in the right one's place, so that comparing the two would mislead: they
@@ -68,7 +86,7 @@ class Lesson:
 def skill_from_calculation(lesson: Lesson) -> Skill:
     """The operation, what it is for, and the step as its example; the reference answer reads "the result"."""
     advice = operation(lesson.right_calculation)
-    example = hide_answer(lesson.right, lesson)
+    example = lesson.right_shown
     topic = ", ".join(terms(lesson.right, lesson.problem))
     return Skill(
         title=f"{advice} to find {purpose(example)}",
@@ -79,7 +97,7 @@ def skill_from_calculation(lesson: Lesson) -> Skill:
 
 def mistake_from_calculation(lesson: Lesson) -> Mistake:
     """The wrong step, how its calculation differs from the right one, and the right step."""
-    wrong, right = hide_answer(lesson.wrong, lesson), hide_answer(lesson.right, lesson)
+    wrong, right = hide_answer(lesson.wrong, lesson), lesson.right_shown
     if lesson.stopped_short:
         advice = f"Go on and {operation(lesson.right_calculation).lower()}"
     elif lesson.skipped:
@@ -97,8 +115,7 @@ def mistake_from_calculation(lesson: Lesson) -> Mistake:
 
 def hide_answer(text: str, lesson: Lesson) -> str:
     """The reference answer reads "the result", except where it is a number that the problem itself gives."""
-    answer = _answer(lesson)
-    given = answer in numbers_in(lesson.problem) or _NUMBER_WORDS.get(answer or "", "-") in lesson.problem.lower()
+    answer, given = lesson.answer, lesson.answer_is_given
 
     def replace(match: re.Match[str]) -> str:
         if normal_number(match["number"]) != answer or (given and not match["equals"]):
@@ -106,11 +123,6 @@ def hide_answer(text: str, lesson: Lesson) -> str:
         return "= the result" if match["equals"] else "the result"
 
     return _VALUE.sub(replace, text) if answer is not None else text
-
-
-def _answer(lesson: Lesson) -> str | None:
-    numbers = numbers_in(lesson.reference or "")
-    return numbers[-1] if numbers else None
 
 
 _NUMBER_WORDS = {
@@ -145,6 +157,7 @@ def operation(calculation: Calculation) -> str:
     return _verbs(calculation, third_person=False).capitalize()
 
 
+@lru_cache(maxsize=4096)
 def _verbs(calculation: Calculation, third_person: bool) -> str:
     operators, operands = set(calculation.operators), calculation.operands
     take = "takes" if third_person else "take"
@@ -168,7 +181,7 @@ def _difference(lesson: Lesson) -> str:
         return f"The attempt {_verbs(wrong, third_person=True)} where right attempts {theirs}."
     extra = [number for number in wrong.operands if number not in right.operands]
     lacking = [number for number in right.operands if number not in wrong.operands]
-    if len(extra) == len(lacking) == 1 and _answer(lesson) not in (*extra, *lacking):
+    if len(extra) == len(lacking) == 1 and lesson.answer not in (*extra, *lacking):
         return f"The operation is right, a quantity is not: {extra[0]} in place of {lacking[0]}."
     if sorted(wrong.operands) == sorted(right.operands):
         return "The operation is right, the order of the quantities is not."
