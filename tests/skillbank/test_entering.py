@@ -1,4 +1,4 @@
-"""The event of an addition is pieced together from texts that are there already: it must be the JSON of what it says."""
+"""The event of an addition is pieced together from texts that are there: it must be the JSON of what it says."""
 
 from __future__ import annotations
 

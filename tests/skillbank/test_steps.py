@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ lines = st.lists(st.sampled_from(["so 3 + 4 = <<3+4=7>>7 eggs.", "  Go on. Then 
 def test_a_step_is_quoted_from_its_place(completion: str) -> None:
     steps = split_steps(completion)
     assert [completion[step.start : step.end] for step in steps] == [step.quote for step in steps]
-    assert all(one.end <= other.start for one, other in zip(steps, steps[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(steps))
 
 
 def test_the_same_line_twice_is_two_steps() -> None:
