@@ -25,6 +25,7 @@ from sgsd.models import quiet_peft
 from sgsd.prompts import guided_user_text, render
 from sgsd.records import Completion, Outcome, Problem, Rollout
 from sgsd.rollout import GuidanceSource
+from sgsd.saving import WholeCheckpoints
 from sgsd.verify import Verifier, grade
 from skillbank.rollouts import read_rollouts
 
@@ -39,8 +40,14 @@ class Counts:
     """Of the whole run and all ranks."""
     dropped_problems: int = 0
 
+    def about(self) -> dict[str, Any]:
+        return {"generated_tokens": self.generated_tokens}
 
-class GroupTrainer(Counts, GRPOTrainer):
+    def take_up(self, about: dict[str, Any]) -> None:
+        self.generated_tokens = about["generated_tokens"]
+
+
+class GroupTrainer(Counts, WholeCheckpoints, GRPOTrainer):
     """TRL's GRPO with the verifier as its reward: 1 for a right completion, 0 for a wrong one.
 
     A completion without a verdict gets the mean of its group, an advantage of 0: counted as wrong it would push the
@@ -146,7 +153,7 @@ def _grpo_arguments(settings: dict[str, Any], config: RunConfig) -> GRPOConfig:
     )
 
 
-class TextTrainer(Counts, SFTTrainer):
+class TextTrainer(Counts, WholeCheckpoints, SFTTrainer):
     """TRL's SFT on the texts of the configuration; the loss is on the completion alone."""
 
     def __init__(

@@ -7,7 +7,10 @@
     ├── ModelNotFound   (FileNotFoundError)  no model at the path, and no such name to be had
     ├── ProblemTooLong  (ValueError)         a prompt exceeds the token limit
     ├── VerifierError   (ValueError)         a verifier cannot be built (an unknown name, a bad `module:function`)
-    └── TrainingError   (RuntimeError)       the run cannot go on
+    ├── TrainingError   (RuntimeError)       the run cannot go on
+    └── TrainingStopped (RuntimeError)       the run was told to end by a signal, and has saved itself
+
+SGSDWarning (UserWarning) is what a user should know of and the program goes on after.
 
 Each is also the built-in that fits, so callers may catch either. Messages name the value, the bound and the fix.
 """
@@ -47,6 +50,18 @@ class VerifierError(SGSDError, ValueError):
 
 
 class TrainingError(SGSDError, RuntimeError):
+    pass
+
+
+class TrainingStopped(SGSDError, RuntimeError):
+    """`signal` is its number; `sgsd` ends with exit code 128 + signal, as a process that it has killed."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class SGSDWarning(UserWarning):
     pass
 
 

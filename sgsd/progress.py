@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -109,7 +111,8 @@ class AfterStep(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line a log, flushed. A resumed run drops what lies beyond its checkpoint, so no step stands twice."""
+    """One JSON line a log, on the disk before the next step. A resumed run drops what lies beyond its checkpoint, so no
+    step stands twice."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,12 +128,16 @@ class MetricsFile(TrainerCallback):
         part.replace(self.path)
 
     def _kept(self, step: int) -> list[str]:
-        """The lines up to the checkpoint: not a summary of an end that was none, nor a line that a crash cut short."""
+        """The lines up to the checkpoint: not a summary of an end that was none, nor a line that a crash spoilt."""
         if step == 0 or not self.path.is_file():
             return []
-        whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
-        logs = [(line, json.loads(line)) for line in whole]
-        return [line for line, log in logs if log["step"] <= step and "train_runtime" not in log]
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
+            with suppress(ValueError):
+                log = json.loads(line)
+                if line.endswith("\n") and log["step"] <= step and "train_runtime" not in log:
+                    kept.append(line)
+        return kept
 
     def on_log(
         self,
@@ -140,9 +147,18 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and logs:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if not state.is_world_process_zero or not logs:
+            return
+        line = json.dumps({"step": state.global_step, **logs}).encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line) < len(line):  # what a disk takes of a line before it is full
+                    raise OSError(ENOSPC, os.strerror(ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
 
 class AccuracyCurve(TrainerCallback):
@@ -216,6 +232,8 @@ class ProgressLine(TrainerCallback):
         self.started, self.first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             self.stream.write(f"{self.launch()}\n")
+            if state.global_step:
+                self.stream.write(f"going on from {args.output_dir}/checkpoint-{state.global_step}\n")
             self.stream.flush()
 
     def on_log(

@@ -27,11 +27,13 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
+from sgsd.checkpoint import STAGING, no_room_is_an_error, numbered_checkpoints, put_in_place
 from sgsd.config import RunConfig, save_config
-from sgsd.errors import ConfigError
+from sgsd.errors import ConfigError, TrainingStopped
 from sgsd.evaluate import EvalResult, evaluate
 from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
+from sgsd.preemption import StopOnSignal
 from sgsd.progress import POLARITIES, AccuracyCurve, MetricsFile, ProgressLine, curve_points
 from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_stderr, describe, together
 from sgsd.records import Problem, Rollout
@@ -77,8 +79,10 @@ def train_run(
     """Train a student as `config` says on `problems`, with a curve over `held_out` when eval.every_steps asks for one.
 
     Raises ConfigError when the folder already holds a run and `resume` is false, or has none and it is true; the errors
-    of model, bank and data as they come; TrainingError when the loss is no number.
+    of model, bank and data as they come; TrainingError when the loss is no number, no checkpoint is sound or a disk is
+    full; TrainingStopped when a signal ended it.
     """
+    out = Path(config.output_dir)
     if config.method == "sgsd" and config.bank.path is None:
         raise ConfigError("bank.path is not set: name the bank that `sgsd bank build` made")
     deepspeed_to_stderr()
@@ -86,9 +90,9 @@ def train_run(
     disable_progress_bar()  # type: ignore[no-untyped-call]
     if config.threads:
         torch.set_num_threads(config.threads)
-    with ExitStack() as stack:
+    with no_room_is_an_error("the run's folder", out), ExitStack() as stack:
         processes = stack.enter_context(together(config.train.timeout_s))
-        checkpoint = processes.gather(_checkpoint(Path(config.output_dir), resume) if processes.main else None)[0]
+        processes.gather(_check_beginning(out, resume) if processes.main else None)
         retriever = None
         if config.bank.path is not None:
             with processes.main_first():  # it makes an index that is behind its bank, the others read it
@@ -102,9 +106,18 @@ def train_run(
         if config.eval.every_steps and held_out:
             curve = _curve(config, trainer, held_out, retriever, processes)
             trainer.add_callback(curve)
+        stop = stack.enter_context(StopOnSignal(trainer.accelerator))
+        trainer.add_callback(stop)
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=resume)
         seconds = {"train": time.monotonic() - started - (curve.seconds if curve else 0.0)}
+        step = trainer.state.global_step
+        if stop.heard and step < trainer.state.max_steps:
+            raise TrainingStopped(
+                f"{stop.heard.name}: stopped after step {step} of {trainer.state.max_steps}, saved in "
+                f"{out / f'checkpoint-{step}'}; --resume goes on from there",
+                stop.heard,
+            )
         student, merged = _save(config, trainer, merge)
     totals = trainer.tally.totals if isinstance(trainer, DistillationTrainer) else {}
     return RunResult(
@@ -165,22 +178,19 @@ def _mixed(config: RunConfig) -> bool:
     return config.model.dtype == "bfloat16" or (config.model.dtype == "float16" and torch.cuda.is_available())
 
 
-def _checkpoint(out: Path, resume: bool) -> Path | None:
-    """The newest whole checkpoint, to go on from. A folder without the trainer's state was cut short by a crash."""
+def _check_beginning(out: Path, resume: bool) -> None:
+    """A run begins in a folder without one and goes on where there is a checkpoint. Raises ConfigError."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output_dir {out} is a file: name a folder")
-    whole = [path.parent for path in out.glob("checkpoint-*/trainer_state.json")]
-    numbered = {int(path.name[11:]): path for path in whole if path.name[11:].isdecimal()}
-    last = numbered[max(numbered)] if numbered else None
-    if resume and last is None:
+    there = numbered_checkpoints(out)
+    if resume and not there:
         raise ConfigError(f"nothing to resume: {out} holds no checkpoint; start without --resume in a new folder")
-    if not resume and last is not None:
+    if not resume and there:
         raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or set another output_dir")
     if not resume and (out / "metrics.jsonl").exists():
         raise ConfigError(
             f"{out} holds a run that ended before its first checkpoint: remove it, or set another output_dir"
         )
-    return last
 
 
 def _trainer(
@@ -199,7 +209,7 @@ def _trainer(
     trainer = _of_trl(what, guidance) if config.method in ("grpo", "sft") else _distillation(what, retriever, guidance)
     trainer.on_rollouts = _rollout_writer(config, trainer)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_ConfigFile(config))
+    trainer.add_callback(_Folder(config, trainer.accelerator.wait_for_everyone))
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
     trainer.add_callback(
         ProgressLine(lambda: trainer.generated_tokens, lambda: describe(trainer.accelerator, trainer.model_wrapped))
@@ -236,17 +246,23 @@ def _of_trl(what: _What, guidance: GuidanceSource | None) -> GroupTrainer | Text
     return TextTrainer(*what)
 
 
-class _ConfigFile(TrainerCallback):
-    """Writes the resolved configuration once training begins, when a checkpoint to go on from has been accepted too."""
+class _Folder(TrainerCallback):
+    """Makes the run folder ready once training begins, when a checkpoint to go on from has been accepted too: writes
+    the resolved configuration, removes the rollouts of steps that the checkpoint does not know."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, wait: Callable[[], None]) -> None:
+        self.config, self.wait = config, wait
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        out = Path(self.config.output_dir)
         if state.is_world_process_zero:
-            save_config(self.config, Path(self.config.output_dir) / "config.yaml")
+            save_config(self.config, out / "config.yaml")
+            for path in (out / "rollouts").glob("step-*"):  # of all ranks, whose number may have changed
+                if int(path.name[5:11]) > state.global_step:
+                    path.unlink()
+        self.wait()
 
 
 def _rollout_writer(config: RunConfig, trainer: Trainer) -> Callable[[int, Sequence[Rollout]], None]:
@@ -294,18 +310,23 @@ def _curve(
 def _save(
     config: RunConfig, trainer: DistillationTrainer | GroupTrainer | TextTrainer, merge: bool
 ) -> tuple[Path, Path | None]:
-    """The student's folder, and the merged one when it is asked for. The main process writes, the others wait."""
+    """The student's folder, and the merged one when it is asked for: each whole, in exchange for that of an earlier end
+    of this run. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"
+    staged = student.parent / STAGING
     if config.model.lora is None:
         trainer.student.to(getattr(torch, config.model.dtype))  # trained in float32 under mixed precision
-    trainer.save_model(str(student))
+    trainer.save_model(str(staged / student.name))
+    trainer.accelerator.wait_for_everyone()
     merged = None
     if merge:
-        merged = Path(f"{student}-merged") if (student / "adapter_config.json").is_file() else student
-    if merged is not None and merged != student and trainer.is_world_process_zero():
-        if merged.exists():
-            shutil.rmtree(merged)  # of an earlier end of this run
-        merge_adapter(student, merged)
-        GenerationConfig.from_pretrained(student).save_pretrained(merged)
+        merged = Path(f"{student}-merged") if config.model.lora is not None else student
+    if trainer.is_world_process_zero():
+        put_in_place(staged / student.name, student)
+        if merged is not None and merged != student:
+            merge_adapter(student, staged / merged.name)
+            GenerationConfig.from_pretrained(student).save_pretrained(staged / merged.name)
+            put_in_place(staged / merged.name, merged)
+        shutil.rmtree(staged)
     trainer.accelerator.wait_for_everyone()
     return student, merged

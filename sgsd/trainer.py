@@ -11,7 +11,6 @@ the uninterrupted one.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from sgsd.config import ModelConfig, SGSDConfig
 from sgsd.data import problem_from_row
@@ -36,6 +35,7 @@ from sgsd.prompts import plain_user_text, render
 from sgsd.ranks import check_wrapper
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, draw_rollouts
+from sgsd.saving import WholeCheckpoints
 from sgsd.score import check_scoring
 from sgsd.teachers import Example, TeacherWeights
 from sgsd.verify import Verifier, load_verifier
@@ -43,16 +43,13 @@ from sgsd.verify import Verifier, load_verifier
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-ABOUT_FILE = "sgsd.json"
-"""In a checkpoint: method, bank, and what was counted so far."""
-
 DIVERGED = "lower the learning rate, or check model and data"
 
 OnRollouts = Callable[[int, Sequence[Rollout]], None]
 """Called on every rank with the optimiser step (from 1) and this rank's rollouts."""
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(WholeCheckpoints):
     """A student, its own rollouts, a pool of teachers and an objective: what SGSD and its siblings share.
 
     `train_dataset` holds `Problem` records, or mappings with `problem` and `answer`. Problems whose plain prompt
@@ -107,6 +104,8 @@ class DistillationTrainer(Trainer):
         self._window = Window(0, 0)
         self.wrapper = ""
         """What wraps the model, from the first step on; `none` in a single process."""
+        self.teachers_copy = config.teacher.weights in ("ema", "periodic")
+        self.parts += [self.teacher_weights, *([maintenance] if maintenance else [])]
         self.add_callback(AfterStep(self._begin, self._after_step, self._close_ledger))
         if maintenance is not None:
             self.add_callback(maintenance)
@@ -225,25 +224,20 @@ class DistillationTrainer(Trainer):
             settings.max_new_tokens, settings._from_model_config = self.config.rollout.max_new_tokens, False
             settings.save_pretrained(output_dir or str(self.args.output_dir))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save:
-            # Before the parent's files, the last of which makes the folder a checkpoint.
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.teacher_weights.save(folder)
-            if self.maintenance is not None:
-                self.maintenance.save(folder)
-            about = {
-                "method": self.method.name,
-                "processes": self.accelerator.num_processes,
-                "wrapper": self.wrapper,
-                "generated_tokens": self.generated_tokens,
-                "totals": self.tally.totals,
-            }
-            if self.method.ledger is not None:
-                about |= self.method.ledger.state(self.state.global_step)
-            (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
-        super()._save_checkpoint(model, trial)
+    def about(self) -> dict[str, Any]:
+        about = {
+            "method": self.method.name,
+            "processes": self.accelerator.num_processes,
+            "wrapper": self.wrapper,
+            "generated_tokens": self.generated_tokens,
+            "totals": self.tally.totals,
+        }
+        return about | (self.method.ledger.state(self.state.global_step) if self.method.ledger is not None else {})
+
+    def take_up(self, about: dict[str, Any]) -> None:
+        if self.method.ledger is not None:
+            self.method.ledger.resume(about)
+        self.generated_tokens, self.tally.totals = about["generated_tokens"], about["totals"]
 
     def _after_step(self, step: int) -> None:
         self.teacher_weights.after_step(step)
@@ -258,19 +252,6 @@ class DistillationTrainer(Trainer):
     def _close_ledger(self) -> None:
         if self.method.ledger is not None:
             self.method.ledger.close()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if not (folder / ABOUT_FILE).is_file():
-            raise TrainingError(f"{folder} has no {ABOUT_FILE}: it is no checkpoint of this trainer")
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        if self.maintenance is not None:
-            self.maintenance.load(folder)
-        if self.method.ledger is not None:
-            self.method.ledger.resume(about)
-        self.teacher_weights.load(folder)
-        self.generated_tokens, self.tally.totals = about["generated_tokens"], about["totals"]
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 class SGSDTrainer(DistillationTrainer):

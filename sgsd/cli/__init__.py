@@ -2,8 +2,9 @@
 
 Each command parses, loads a configuration, calls one function and prints. The files here import typer and rich and
 nothing heavy; a command imports what it needs inside, so that `sgsd --help` is instant. `main` turns every failure
-into one line on stderr and an exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted, 141 when
-the reader of the output went away (`sgsd bank list | head`).
+into one line on stderr and an exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted, 128 + N
+when training was stopped by signal N and has saved itself (143 for SIGTERM), 141 when the reader of the output went
+away (`sgsd bank list | head`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sgsd.cli.demo import demo_command
 from sgsd.cli.evaluate import evaluate_command
 from sgsd.cli.rollout import rollout_command
 from sgsd.cli.train import train_command
-from sgsd.errors import ConfigError, SGSDError, VerifierError, refusal
+from sgsd.errors import ConfigError, SGSDError, SGSDWarning, TrainingStopped, VerifierError, refusal
 from sgsd.ranks import first_to_tell, launched
 from skillbank.errors import InvalidOption, SkillBankError, SkillBankWarning
 
@@ -101,12 +102,13 @@ def _warnings_as_lines() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, SkillBankWarning):
+        if issubclass(category, SGSDWarning | SkillBankWarning):
             warn(str(message))
         elif launched().main:
             show(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
+        warnings.simplefilter("always", SGSDWarning)
         warnings.simplefilter("always", SkillBankWarning)
         warnings.showwarning = line
         yield
@@ -121,6 +123,8 @@ def _report(error: Exception, debug: bool) -> int:
         return FAILED
     if isinstance(error, SGSDError | SkillBankError):
         _line(_one_line(str(error)))
+        if isinstance(error, TrainingStopped):
+            return 128 + error.signal  # as a shell says it of a process that a signal ended
         return WRONG_USAGE if isinstance(error, ConfigError | VerifierError | InvalidOption) else FAILED
     refused = _refused(error)
     if refused:

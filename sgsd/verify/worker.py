@@ -38,6 +38,10 @@ def build(name: str) -> Callable[[dict[str, Any]], Verdict]:
 
 def main() -> None:
     name, timeout_s = sys.argv[1], float(sys.argv[2])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        # A scheduler tells every process of a job to end; the trainer still needs verdicts. Not SIG_IGN, which programs
+        # that a user's function starts would inherit.
+        signal.signal(number, lambda *_: None)
     # Replies get a descriptor of their own; what a user's function prints goes to stderr and cannot break the protocol.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+if TYPE_CHECKING:
+    from .runs import Folders
 
 END = "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -76,3 +80,19 @@ def tiny() -> type[Tiny]:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny model with its tokenizer. Not to be written to."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def folders(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    """Where whole runs are made. A random model is never right: outcomes are made of the completion's text, in this
+    process."""
+    import sgsd.run
+
+    from .runs import Folders
+    from .training import TextVerifier
+
+    real = sgsd.run.load_verifier
+    monkeypatch.setattr(
+        "sgsd.run.load_verifier", lambda config: TextVerifier() if config.name == "exact" else real(config)
+    )
+    return Folders(tiny_folder, tmp_path)

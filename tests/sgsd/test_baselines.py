@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sgsd.baselines import rewards_of
+from sgsd.checkpoint import damage
 from sgsd.config import RunConfig, parse_config
 from sgsd.errors import ConfigError, DataInvalid
 from sgsd.prompts import guided_user_text, plain_user_text, render
@@ -142,3 +143,16 @@ def test_sft_on_the_right_rollouts_of_a_file(tmp_path: Path) -> None:
     assert result.dropped_problems == 3
     with pytest.raises(DataInvalid, match="none of 6 problems has a reference solution"):
         train_run(config(tmp_path, "sft", output_dir=str(tmp_path / "other")), problems(solution=None))
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, method: str) -> None:
+    train = {"per_device_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "save_every": 1}
+    whole = config(tmp_path, method, output_dir=str(tmp_path / "run"), train={**train, "max_steps": 3})
+    tokens = train_run(whole, problems()).generated_tokens
+    expected = logs(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    train_run(whole.model_copy(update={"train": whole.train.model_copy(update={"max_steps": 2})}), problems())
+    assert [damage(path) for path in (tmp_path / "run").glob("checkpoint-*")] == [None, None]
+    assert train_run(whole, problems(), resume=True).generated_tokens == tokens
+    assert [line["loss"] for line in logs(tmp_path)] == [line["loss"] for line in expected]

@@ -135,7 +135,9 @@ def test_the_line_off_a_terminal(args: TrainingArguments, clock: SimpleNamespace
     line.on_log(args, at(20), TrainerControl(), logs={"eval_accuracy": 0.875})
     line.on_train_end(args, at(20), TrainerControl())
     common = "reward 0.62 | loss -0.0123 | helpful 50% harmful 20% neutral 30% | 12,345 tokens"
-    assert stream.getvalue() == f"1 process\nstep 20/40 | {common} | 1:40 left\n"
+    assert stream.getvalue() == (
+        f"1 process\ngoing on from {args.output_dir}/checkpoint-10\nstep 20/40 | {common} | 1:40 left\n"
+    )
     assert line.text(at(40), LOGS) == f"step 40/40 | {common} | held-out 87.5% | 0:00 left"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +12,13 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-import sgsd.run
-from sgsd.config import ModelConfig, RunConfig, parse_config
+from sgsd.config import ModelConfig, parse_config
 from sgsd.errors import ConfigError, DataInvalid, ModelNotFound, VerifierError
 from sgsd.models import load_student
 from sgsd.records import Problem
-from sgsd.run import RunResult, train_run, training_arguments
+from sgsd.run import train_run, training_arguments
 from skillbank.errors import BankNotFound, ForeignFingerprint
 from skillbank.index.embed import Embedder, build_lexical_embedder
 from skillbank.index.vectors import bank_embedder
@@ -30,80 +26,11 @@ from skillbank.retrieve import Retriever, Settings
 from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank
 
-from .training import TextVerifier, make_bank, make_trainer, mined, problems
+from .runs import LORA, Folders, assert_same, metrics, run, weights
+from .training import make_bank, make_trainer, problems
 
 # transformers 5.23 renames them; peft 0.21 and transformers 5.19 know the old names alone
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
-LORA = {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-
-
-@pytest.fixture(autouse=True)
-def some_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model is never right: outcomes are made of the completion's text, in this process."""
-    real = sgsd.run.load_verifier
-    monkeypatch.setattr(
-        "sgsd.run.load_verifier", lambda config: TextVerifier() if config.name == "exact" else real(config)
-    )
-
-
-class Folders:
-    """A model, a bank each test may write to, and configurations over them."""
-
-    def __init__(self, model: Path, at: Path) -> None:
-        self.model, self.at = model, at
-        self.bank = make_bank(at / "bank")
-
-    def config(self, name: str = "run", **sections: Any) -> RunConfig:
-        values: dict[str, Any] = {
-            "output_dir": str(self.at / name),
-            "seed": 3,
-            "model": {"name_or_path": str(self.model), "dtype": "float32"},
-            "verifier": {"name": "exact"},
-            "bank": {"path": str(self.bank), "k": 3, "mode": "random"},
-            "rollout": {"max_new_tokens": 8, "max_prompt_tokens": 200},
-            "train": {
-                "max_steps": 6,
-                "per_device_batch_size": 2,
-                "gradient_accumulation_steps": 2,
-                "learning_rate": 1e-2,
-                "save_every": 3,
-            },
-            "eval": {"every_steps": 2, "sampling": {"temperature": 0, "max_new_tokens": 5}},
-        }
-        for section, keys in sections.items():
-            values[section] = {**values.get(section, {}), **keys}
-        return parse_config(values)
-
-    def usage(self) -> list[tuple[Any, ...]]:
-        with Bank.open(self.bank) as bank:
-            names = "run, step, problem_id, outcome, skill_id, mistake_id, support, polarity"
-            return [tuple(row) for row in bank.db.rows(f"SELECT {names} FROM usage WHERE NOT placebo ORDER BY rowid")]
-
-
-@pytest.fixture
-def folders(tiny_folder: Path, tmp_path: Path) -> Folders:
-    return Folders(tiny_folder, tmp_path)
-
-
-def run(config: RunConfig, held_out: int = 3, **options: Any) -> RunResult:
-    return train_run(config, problems(), problems(12)[-held_out:] if held_out else (), **options)
-
-
-def metrics(config: RunConfig) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock says."""
-    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
-    clock = ("seconds/", "train_runtime", "train_samples_per_second", "train_steps_per_second")
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(clock)} for line in lines]
-
-
-def weights(config: RunConfig, name: str = "model.safetensors", folder: str = "student") -> dict[str, Tensor]:
-    stored: dict[str, Tensor] = load_file(Path(config.output_dir) / folder / name)
-    return stored
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------
@@ -209,127 +136,6 @@ def test_a_curve_does_not_change_the_run(folders: Folders) -> None:
     run(without)
     assert [line for line in metrics(config) if "loss" in line] == [line for line in metrics(without) if "loss" in line]
     assert_same(weights(config), weights(without))
-
-
-# ---- resuming --------------------------------------------------------------------------------------------------------
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The machine dies when the rollouts of this step are written."""
-    write = sgsd.run.write_past_rollouts
-
-    def once(path: Path, rollouts: Any, **rest: Any) -> None:
-        if path.name == f"step-{step:06d}.jsonl":
-            monkeypatch.setattr("sgsd.run.write_past_rollouts", write)
-            raise Crash
-        write(path, rollouts, **rest)
-
-    monkeypatch.setattr("sgsd.run.write_past_rollouts", once)
-
-
-@pytest.mark.parametrize("kind", ["live", "ema", "periodic", "base", "lora-ema", "lora-base"])
-def test_a_resumed_run_is_the_uninterrupted_one(folders: Folders, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    lora = {**LORA, "dropout": 0.2} if kind.startswith("lora") else None
-    sections: dict[str, Any] = {
-        "model": {"lora": lora},
-        "teacher": {"weights": kind.removeprefix("lora-"), "ema_decay": 0.6, "period_steps": 2},
-        "train": {"schedule": "linear", "warmup_steps": 2},
-    }
-    whole, broken = folders.config("whole", **sections), folders.config("broken", **sections)
-    expected = run(whole)
-    crash_at(monkeypatch, 5)
-    with pytest.raises(Crash):
-        run(broken)
-    torch.manual_seed(12345)  # another process
-    result = run(broken, resume=True)
-    assert metrics(broken)[:-1] == metrics(whole)[:-1]  # but the summary at the end
-    assert [line["step"] for line in metrics(broken) if "loss" in line] == [1, 2, 3, 4, 5, 6]
-    name = "adapter_model.safetensors" if lora else "model.safetensors"
-    assert_same(weights(broken, name), weights(whole, name))
-    assert (result.generated_tokens, result.polarity) == (expected.generated_tokens, expected.polarity)
-    assert result.curve == expected.curve
-    assert result.steps == 6
-    rows = folders.usage()
-    by_run = {run: [row[1:] for row in rows if row[0] == run] for run in ("whole", "broken")}
-    assert by_run["broken"] == by_run["whole"]
-    assert len(by_run["whole"]) > 20
-
-
-def test_a_finished_run_can_be_made_longer(folders: Folders) -> None:
-    lora = {"model": {"lora": LORA}}
-    whole = folders.config("whole", **lora)
-    run(whole)
-    run(folders.config("parts", **lora, train={"max_steps": 3}), merge=True)
-    longer = folders.config("parts", **lora)
-    result = run(longer, resume=True, merge=True)
-    assert [line for line in metrics(longer) if "loss" in line] == [line for line in metrics(whole) if "loss" in line]
-    assert_same(weights(longer, "adapter_model.safetensors"), weights(whole, "adapter_model.safetensors"))
-    assert yaml.safe_load((Path(longer.output_dir) / "config.yaml").read_text())["train"]["max_steps"] == 6
-    assert result.merged is not None
-    assert [path.name for path in result.merged.parent.glob("student*")].count("student-merged") == 1
-
-
-def test_a_checkpoint_records_its_bank_and_refuses_another(folders: Folders) -> None:
-    config = folders.config(train={"max_steps": 3})
-    run(config, held_out=0)
-    out = Path(config.output_dir)
-    about = json.loads((out / "checkpoint-3" / "sgsd.json").read_text())
-    with Bank.open(folders.bank) as bank:
-        assert (about["bank_id"], about["bank_revision"]) == (bank.meta("bank_id"), 1)
-    assert about["method"] == "sgsd"
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-    make_bank(folders.at / "other")
-    with pytest.raises(ConfigError, match="is not the bank that the checkpoint was trained with"):
-        run(folders.config(train={"max_steps": 4}, bank={"path": str(folders.at / "other")}), resume=True)
-    (out / "checkpoint-3" / "sgsd.json").write_text(json.dumps({**about, "bank_revision": 9}))
-    with pytest.raises(ConfigError, match="at revision 1, the checkpoint was trained at 9"):
-        run(folders.config(train={"max_steps": 4}), resume=True)
-    (out / "checkpoint-3" / "sgsd.json").write_text(json.dumps(about))
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-
-    with Bank.open(folders.bank) as bank:
-        bank.add_mined([mined(7)], actor="curator")
-    with pytest.warns(UserWarning, match="went from revision 1 to 2 since the checkpoint"):
-        run(folders.config(train={"max_steps": 4}), held_out=0, resume=True)
-    with Bank.open(folders.bank) as bank:
-        revisions = {tuple(row) for row in bank.db.rows("SELECT step > 3, revision FROM usage")}
-    assert revisions == {(0, 1), (1, 2)}
-
-
-def test_a_checkpoint_that_was_cut_short_is_passed_over(folders: Folders) -> None:
-    config = folders.config()
-    run(config, held_out=0)
-    out = Path(config.output_dir)
-    expected = weights(config)
-    (out / "checkpoint-6" / "trainer_state.json").unlink()
-    (out / "checkpoint-old").mkdir()
-    shutil.copy(out / "checkpoint-3" / "trainer_state.json", out / "checkpoint-old")
-    run(config, held_out=0, resume=True)
-    assert_same(weights(config), expected)
-
-
-def test_what_a_folder_holds_is_not_overwritten(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = folders.config(train={"max_steps": 3})
-    with pytest.raises(ConfigError, match=r"nothing to resume: .*run holds no checkpoint"):
-        run(config, resume=True)
-    assert not Path(config.output_dir).exists()
-    crash_at(monkeypatch, 2)
-    with pytest.raises(Crash):
-        run(config)
-    with pytest.raises(ConfigError, match="ended before its first checkpoint: remove it"):
-        run(config)
-    shutil.rmtree(config.output_dir)
-    run(config, held_out=0)
-    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
-        run(config)
-    (folders.at / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is a file: name a folder"):
-        run(folders.config("file"))
 
 
 # ---- refused before anything is written ------------------------------------------------------------------------------
