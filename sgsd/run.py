@@ -92,7 +92,9 @@ def train_run(
         torch.set_num_threads(config.threads)
     with no_room_is_an_error("the run's folder", out), ExitStack() as stack:
         processes = stack.enter_context(together(config.train.timeout_s))
-        processes.gather(_check_beginning(out, resume) if processes.main else None)
+        with processes.main_first():  # what it refuses is told before the others wait for it
+            if processes.main:
+                _check_beginning(out, resume)
         retriever = None
         if config.bank.path is not None:
             with processes.main_first():  # it makes an index that is behind its bank, the others read it

@@ -55,6 +55,7 @@ def test_shares_are_of_what_they_say() -> None:
         "seconds/retrieve": 0,
         "seconds/teachers": 0,
         "seconds/student": 0,
+        "seconds/ledger": 0,
     }
     assert set(metrics_of(dict.fromkeys(COUNTED, 0.0)).values()) == {0.0}
 
