@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from fastapi import Query as Parameter
@@ -22,12 +22,10 @@ SHOWN = 50
 """Entries on a page."""
 QueryLine = Annotated[str, Parameter(alias="q", max_length=2000, description="A query, as docs/curation.md says it.")]
 ORDERS: tuple[tuple[Sort, str], ...] = (
-    ("id", "oldest first"),
     ("newest", "newest first"),
     ("changed", "last changed first"),
     ("evidence", "most evidence first"),
     ("utility", "most useful first"),
-    ("relevance", "best match first"),
 )
 
 
@@ -35,7 +33,7 @@ ORDERS: tuple[tuple[Sort, str], ...] = (
 def entries(
     request: Request,
     line: QueryLine = "",
-    sort: Annotated[Sort | None, Parameter(description="By relevance when words are given, else by id.")] = None,
+    sort: Annotated[Sort | Literal[""], Parameter(description="Empty: by relevance to words, else by id.")] = "",
     number: Annotated[PageNumber, Parameter(alias="page")] = 1,
     done: Done = None,
 ) -> HTMLResponse:
@@ -57,7 +55,12 @@ def entries(
             "wrong": wrong,
             "where": where,
             "order": order,
-            "orders": [pair for pair in ORDERS if pair[0] != "relevance" or where.text is not None],
+            "sort": sort,
+            "orders": [
+                ("", "oldest first" if where.text is None else "best match first"),
+                *ORDERS,
+                *([] if where.text is None else [("id", "oldest first")]),
+            ],
             "number": number,
             "last": last,
             "found": found,
