@@ -170,9 +170,16 @@ class AccuracyCurve(TrainerCallback):
     """
 
     def __init__(
-        self, evaluate: Callable[[], EvalResult], every: int, tokens: Callable[[], int], log: Callable[..., None]
+        self,
+        evaluate: Callable[[], EvalResult],
+        every: int,
+        tokens: Callable[[], int],
+        log: Callable[..., None],
+        *,
+        stop_on_collapse: bool = False,
     ) -> None:
         self.evaluate, self.every, self.tokens, self.log = evaluate, every, tokens, log
+        self.stop_on_collapse = stop_on_collapse
         self.seconds = 0.0
 
     def on_train_begin(
@@ -182,8 +189,11 @@ class AccuracyCurve(TrainerCallback):
             self._point(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if state.global_step % self.every == 0 or last:
             self._point(state, control)
+            if self.stop_on_collapse and collapsed(curve_points(state.log_history)):
+                control.should_training_stop = control.should_save = True
 
     def _point(self, state: TrainerState, control: TrainerControl) -> None:
         started = time.monotonic()
@@ -197,6 +207,24 @@ class AccuracyCurve(TrainerCallback):
             {"eval_accuracy": result.accuracy, "eval_low": low, "eval_high": high, "eval_tokens": float(self.tokens())}
         )
         control.should_log = wanted  # logging the point takes the step's own log for done
+
+
+class TokenBudget(TrainerCallback):
+    """Ends training with the step in which the run's generated tokens reach `limit`. Stands before the curve, which
+    then adds its last point."""
+
+    def __init__(self, tokens: Callable[[], int], limit: int) -> None:
+        self.tokens, self.limit = tokens, limit
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.tokens() >= self.limit:
+            control.should_training_stop = control.should_save = True
+
+
+def collapsed(curve: Sequence[Mapping[str, Any]]) -> bool:
+    """True when the last two points lie below half of the best one."""
+    best = max((point["accuracy"] for point in curve), default=0.0)
+    return len(curve) > 2 and all(point["accuracy"] < best / 2 for point in curve[-2:])
 
 
 def curve_points(history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

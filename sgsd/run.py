@@ -34,7 +34,15 @@ from sgsd.evaluate import EvalResult, evaluate
 from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
 from sgsd.preemption import StopOnSignal
-from sgsd.progress import POLARITIES, AccuracyCurve, MetricsFile, ProgressLine, curve_points
+from sgsd.progress import (
+    POLARITIES,
+    AccuracyCurve,
+    MetricsFile,
+    ProgressLine,
+    TokenBudget,
+    collapsed,
+    curve_points,
+)
 from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_stderr, describe, together
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
@@ -61,6 +69,10 @@ class RunResult:
     """Points {step, tokens, accuracy, ci} of the held-out accuracy, those before a resume included."""
     polarity: dict[str, float]
     """Shares of helpful, harmful and neutral teachers over the whole run; empty where a method judges none."""
+    collapsed: bool
+    """True when eval.stop_on_collapse ended it."""
+    flops: float
+    """Of students, teachers and rollouts, all ranks; 0 where the trainer does not count them."""
     seconds: dict[str, float]
     """Of this call: training, and the curve when there is one."""
     processes: int
@@ -105,6 +117,8 @@ def train_run(
         stack.callback(verifier.close)
         trainer = _trainer(config, problems, retriever, verifier)
         curve = None
+        if config.train.max_generated_tokens is not None:
+            trainer.add_callback(TokenBudget(lambda: trainer.generated_tokens, config.train.max_generated_tokens))
         if config.eval.every_steps and held_out:
             curve = _curve(config, trainer, held_out, retriever, processes)
             trainer.add_callback(curve)
@@ -129,6 +143,8 @@ def train_run(
         generated_tokens=trainer.generated_tokens,
         dropped_problems=trainer.dropped_problems,
         curve=curve_points(trainer.state.log_history),
+        collapsed=config.eval.stop_on_collapse and collapsed(curve_points(trainer.state.log_history)),
+        flops=trainer.state.total_flos,
         polarity={key: totals[key] / max(1.0, totals["judged"]) for key in POLARITIES if key in totals},
         seconds={**seconds, **({"curve": curve.seconds} if curve else {})},
         processes=processes.count,
@@ -306,7 +322,13 @@ def _curve(
                 processes=processes,
             )
 
-    return AccuracyCurve(point, config.eval.every_steps, lambda: trainer.generated_tokens, trainer.log)
+    return AccuracyCurve(
+        point,
+        config.eval.every_steps,
+        lambda: trainer.generated_tokens,
+        trainer.log,
+        stop_on_collapse=config.eval.stop_on_collapse,
+    )
 
 
 def _save(

@@ -22,6 +22,7 @@ import typer
 from sgsd import __version__
 from sgsd.cli.bank import app as bank_app
 from sgsd.cli.common import warn
+from sgsd.cli.compare import compare_command
 from sgsd.cli.demo import demo_command
 from sgsd.cli.evaluate import evaluate_command
 from sgsd.cli.rollout import rollout_command
@@ -45,6 +46,7 @@ app.command("rollout")(rollout_command)
 app.add_typer(bank_app, name="bank")
 app.command("train")(train_command)
 app.command("eval")(evaluate_command)
+app.command("compare")(compare_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""From `--data` to problems: files and hub names are read, `arena:LEVEL` is made."""
+"""From `--data` to problems; what a file leaves out is told on stderr."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_source(config: DataConfig) -> list[Problem]:
-    """The problems of a source. What a file leaves out is told on stderr.
+    """See `sgsd.arena.sources.load_source`."""
+    from sgsd.arena import sources
 
-    Raises DataNotFound or DataInvalid, in one line.
-    """
-    scheme, colon, level = config.source.partition(":")
-    if colon and scheme == "arena":
-        from sgsd.arena import tasks
-
-        return tasks.load_problems(level, split=config.split, limit=config.limit)
-
-    from sgsd.data import load_problems
-
-    found = load_problems(config.source, split=config.split, limit=config.limit)
-    if found.left_out:
-        note(found.describe())
-    return list(found)
+    return sources.load_source(config, say=note)

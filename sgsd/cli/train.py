@@ -59,6 +59,7 @@ def _payload(result: RunResult) -> dict[str, Any]:
         "generated_tokens": result.generated_tokens,
         "dropped_problems": result.dropped_problems,
         "curve": list(result.curve),
+        "collapsed": result.collapsed,
         "polarity": result.polarity,
         "seconds": result.seconds,
         "processes": result.processes,
@@ -74,6 +75,8 @@ def _print(result: RunResult) -> None:
     typer.echo(f"{result.steps} steps, {result.generated_tokens:,} generated tokens{teachers}")
     if result.curve:
         typer.echo(f"held-out accuracy {result.curve[0]['accuracy']:.1%} -> {result.curve[-1]['accuracy']:.1%}")
+    if result.collapsed:
+        typer.echo("ended early: the last two points of the curve lie below half of the best one")
     typer.echo(f"student: {result.student}")
     if result.merged:
         typer.echo(f"merged:  {result.merged}")

@@ -276,6 +276,9 @@ class TrainConfig(Config):
     gradient_checkpointing: bool = False
     save_every: PositiveInt = 25
     """Optimiser steps between checkpoints."""
+    max_generated_tokens: PositiveInt | None = None
+    """Training ends with the step in which the run's rollouts reach this many tokens, end tokens included; null for no
+    bound. For comparisons at equal tokens."""
     keep_checkpoints: PositiveInt | None = None
     report_to: tuple[str, ...] = ()
     """Trackers that transformers knows: tensorboard, wandb, ..."""
@@ -290,6 +293,8 @@ class EvalConfig(Config):
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
     every_steps: NonNegativeInt = 0
     """Optimiser steps between points of the accuracy curve while training; 0 for none."""
+    stop_on_collapse: bool = False
+    """End training when two points of the curve in a row lie below half of the best one."""
     with_bank: bool = False
     """Put retrieved pairs into the prompt (base + skill)."""
     bootstrap: PositiveInt = 1000
