@@ -181,10 +181,12 @@ class AccuracyCurve(TrainerCallback):
         self.evaluate, self.every, self.tokens, self.log = evaluate, every, tokens, log
         self.stop_on_collapse = stop_on_collapse
         self.seconds = 0.0
+        self._accuracies: list[float] = []  # on every process, as all have to end together; only one has the logs
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._accuracies = [point["accuracy"] for point in curve_points(state.log_history)]
         if state.global_step == 0:
             self._point(state, control)
 
@@ -192,13 +194,14 @@ class AccuracyCurve(TrainerCallback):
         last = state.global_step >= state.max_steps or control.should_training_stop
         if state.global_step % self.every == 0 or last:
             self._point(state, control)
-            if self.stop_on_collapse and collapsed(curve_points(state.log_history)):
+            if self.stop_on_collapse and collapsed(self._accuracies):
                 control.should_training_stop = control.should_save = True
 
     def _point(self, state: TrainerState, control: TrainerControl) -> None:
         started = time.monotonic()
         result = self.evaluate()
         self.seconds += time.monotonic() - started
+        self._accuracies.append(result.accuracy)
         if not state.is_world_process_zero:
             return
         wanted = control.should_log
@@ -221,10 +224,9 @@ class TokenBudget(TrainerCallback):
             control.should_training_stop = control.should_save = True
 
 
-def collapsed(curve: Sequence[Mapping[str, Any]]) -> bool:
-    """True when the last two points lie below half of the best one."""
-    best = max((point["accuracy"] for point in curve), default=0.0)
-    return len(curve) > 2 and all(point["accuracy"] < best / 2 for point in curve[-2:])
+def collapsed(accuracies: Sequence[float]) -> bool:
+    """True when the last two points of a curve lie below half of its best one."""
+    return len(accuracies) > 2 and all(accuracy < max(accuracies) / 2 for accuracy in accuracies[-2:])
 
 
 def curve_points(history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

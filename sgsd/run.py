@@ -136,14 +136,15 @@ def train_run(
             )
         student, merged = _save(config, trainer, merge)
     totals = trainer.tally.totals if isinstance(trainer, DistillationTrainer) else {}
+    points = curve_points(trainer.state.log_history)
     return RunResult(
         student=student,
         merged=merged,
         steps=trainer.state.global_step,
         generated_tokens=trainer.generated_tokens,
         dropped_problems=trainer.dropped_problems,
-        curve=curve_points(trainer.state.log_history),
-        collapsed=config.eval.stop_on_collapse and collapsed(curve_points(trainer.state.log_history)),
+        curve=points,
+        collapsed=config.eval.stop_on_collapse and collapsed([point["accuracy"] for point in points]),
         flops=trainer.state.total_flos,
         polarity={key: totals[key] / max(1.0, totals["judged"]) for key in POLARITIES if key in totals},
         seconds={**seconds, **({"curve": curve.seconds} if curve else {})},

@@ -137,13 +137,10 @@ def test_tokens_to_an_accuracy() -> None:
 
 
 def test_collapse_is_two_points_below_half_of_the_best() -> None:
-    def curve(*accuracies: float) -> list[dict[str, float]]:
-        return [{"accuracy": accuracy} for accuracy in accuracies]
-
-    assert collapsed(curve(0.3, 0.8, 0.3, 0.39))
-    assert not collapsed(curve(0.3, 0.8, 0.3, 0.41))
-    assert not collapsed(curve(0.0, 0.0, 0.0))
-    assert not collapsed(curve(0.8, 0.1))
+    assert collapsed([0.3, 0.8, 0.3, 0.39])
+    assert not collapsed([0.3, 0.8, 0.3, 0.41])
+    assert not collapsed([0.0, 0.0, 0.0])
+    assert not collapsed([0.8, 0.1])
 
 
 @pytest.mark.parametrize(
