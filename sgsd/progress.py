@@ -16,11 +16,12 @@ from typing import Any, TextIO
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sgsd.evaluate import EvalResult
+from sgsd.methods.gap import EngineGap
 from sgsd.teachers import Example
 
 COUNTED = (
     *("examples", "correct", "wrong", "unverifiable", "truncated", "generated_tokens"),
-    *("without_teachers", "teachers_too_long"),
+    *("without_teachers", "teachers_too_long", "engine_gap_nats", "engine_tokens"),
     *(f"seconds/{phase}" for phase in ("rollout", "retrieve", "teachers", "student", "ledger")),
 )
 """The sums of a step that every method has; its objective adds its own."""
@@ -30,11 +31,17 @@ POLARITIES = ("helpful", "harmful", "neutral")
 """Shares of judged teachers, where a method judges them."""
 
 
-def metrics_of(sums: Mapping[str, float]) -> dict[str, float]:
-    """What the log shows of a step's sums: counts and seconds as they are, the rest as means and shares in [0, 1]."""
+def metrics_of(sums: Mapping[str, float], highest_gap_nats: float = 0.0) -> dict[str, float]:
+    """What the log shows of a step's sums: counts and seconds as they are, the rest as means and shares in [0, 1].
+
+    `engine_gap_mean` and `engine_gap_max`, in nats, are there where an engine told the log-probs that it drew from.
+    """
     examples = max(1.0, sums["examples"])
     counts = ("examples", "generated_tokens", "unverifiable", "without_teachers", "teachers_too_long")
     metrics = {key: sums[key] for key in (*counts, *(key for key in COUNTED if key.startswith("seconds/")))}
+    if sums["engine_tokens"]:
+        metrics["engine_gap_mean"] = sums["engine_gap_nats"] / sums["engine_tokens"]
+        metrics["engine_gap_max"] = highest_gap_nats
     return metrics | {
         "reward": sums["correct"] / examples,
         "truncated": sums["truncated"] / examples,
@@ -57,10 +64,17 @@ class Tally:
         self.metrics = metrics
         self.sums = dict.fromkeys(self.names, 0.0)
         self.totals = dict.fromkeys(self.names, 0.0)
+        self.highest_gap_nats = 0.0
 
     def add(self, counts: Mapping[str, float]) -> None:
         for key, count in counts.items():
             self.sums[key] += count
+
+    def add_gap(self, gap: EngineGap | None) -> None:
+        """Count a micro-batch's distance between engine and trainer."""
+        if gap is not None:
+            self.add({"engine_gap_nats": gap.total_nats, "engine_tokens": gap.tokens})
+            self.highest_gap_nats = max(self.highest_gap_nats, gap.highest_nats)
 
     def add_window(self, examples: Sequence[Example], teachers_too_long: int) -> None:
         """Count the rollouts of an optimiser step."""
@@ -81,12 +95,21 @@ class Tally:
         yield
         self.add({f"seconds/{phase}": time.monotonic() - started})
 
-    def close(self, over_ranks: Callable[[Mapping[str, float]], Mapping[str, float]]) -> dict[str, float]:
-        """The metrics of what was counted since the last time, over all ranks; counting starts anew."""
+    def close(
+        self,
+        over_ranks: Callable[[Mapping[str, float]], Mapping[str, float]],
+        highest: Callable[[float], float] = float,
+    ) -> dict[str, float]:
+        """The metrics of what was counted since the last time, over all ranks; counting starts anew.
+
+        `over_ranks` adds up, `highest` takes the maximum; every rank calls both.
+        """
         sums = over_ranks(self.sums)
+        gap_nats = highest(self.highest_gap_nats) if sums["engine_tokens"] else 0.0
+        self.highest_gap_nats = 0.0
         self.totals = {key: self.totals[key] + sums[key] for key in self.names}
         self.sums = dict.fromkeys(self.names, 0.0)
-        return metrics_of(sums) | self.metrics(sums)
+        return metrics_of(sums, gap_nats) | self.metrics(sums)
 
 
 class AfterStep(TrainerCallback):

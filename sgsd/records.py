@@ -46,6 +46,9 @@ class Completion:
     """Decoded without special tokens."""
     truncated: bool
     """True when the length limit cut it off, so that no end token was produced."""
+    logprobs: tuple[float, ...] | None = None
+    """What an engine with weights of its own says of each token, in nats at temperature 1 over the whole vocabulary;
+    None where nothing is said. For comparison alone: the student is scored by the trainer."""
 
 
 @dataclass(frozen=True)

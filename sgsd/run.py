@@ -31,6 +31,7 @@ from sgsd.checkpoint import STAGING, no_room_is_an_error, numbered_checkpoints, 
 from sgsd.config import RunConfig, save_config
 from sgsd.errors import ConfigError, TrainingStopped
 from sgsd.evaluate import EvalResult, evaluate
+from sgsd.generate import Engine
 from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
 from sgsd.models import load_student, merge_adapter
 from sgsd.preemption import StopOnSignal
@@ -116,6 +117,8 @@ def train_run(
         verifier = load_verifier(config.verifier)
         stack.callback(verifier.close)
         trainer = _trainer(config, problems, retriever, verifier)
+        if isinstance(trainer.generator, Engine):
+            stack.callback(trainer.generator.close)
         curve = None
         if config.train.max_generated_tokens is not None:
             trainer.add_callback(TokenBudget(lambda: trainer.generated_tokens, config.train.max_generated_tokens))

@@ -25,8 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from sgsd.config import ModelConfig, SGSDConfig
 from sgsd.data import problem_from_row
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
-from sgsd.generate import Generator
-from sgsd.generate.transformers import TransformersGenerator
+from sgsd.generate import Engine, Generator
+from sgsd.generate.engines import training_generator
 from sgsd.maintain import Maintenance
 from sgsd.methods import Method, Retriever, Window, open_bank, sgsd_method
 from sgsd.models import default_dtype, load_student, quiet_peft
@@ -93,7 +93,13 @@ class DistillationTrainer(WholeCheckpoints):
         self.method = method
         self.verifier = verifier
         self.tokenizer = processing_class
-        self.generator = generator or TransformersGenerator(model, processing_class)
+        self.generator = generator or training_generator(
+            config.generation,
+            model,
+            processing_class,
+            dtype=_engine_dtype(args, model),
+            drawn_tokens=config.drawn_tokens,
+        )
         self.teacher_weights = TeacherWeights(config.teacher, model)
         self.on_rollouts = on_rollouts
         self.maintenance = maintenance
@@ -168,6 +174,10 @@ class DistillationTrainer(WholeCheckpoints):
     def _seed(self) -> int:
         return draw_seed(self.args.seed, self.state.global_step, self.args.process_index)
 
+    def _weights_changed(self) -> None:
+        if isinstance(self.generator, Engine):
+            self.generator.weights_changed()
+
     # The micro-batch: step 5, the student's half, and steps 6 to 8
 
     def compute_loss(
@@ -179,6 +189,7 @@ class DistillationTrainer(WholeCheckpoints):
         if not torch.isfinite(result.loss):
             raise TrainingError(f"the loss of step {self.state.global_step + 1} is {result.loss.item()}: {DIVERGED}")
         self.tally.add(result.sums)
+        self.tally.add_gap(result.gap)
         if self.method.ledger is not None:
             with self.tally.timed("ledger"):
                 self.method.ledger.record(self.state.global_step + 1, result)
@@ -203,10 +214,17 @@ class DistillationTrainer(WholeCheckpoints):
         total = cast(torch.Tensor, self.accelerator.reduce(values, reduction="sum"))
         return dict(zip(sums, total.tolist(), strict=True))
 
+    def _highest_over_ranks(self, value: float) -> float:
+        """Every rank must call it."""
+        if self.accelerator.num_processes == 1:
+            return value
+        highest = torch.tensor([value], dtype=torch.float64, device=self.args.device)
+        return float(cast(torch.Tensor, self.accelerator.gather(highest)).max())
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was counted since the last log to the parent's loss, gradient norm and learning rate."""
         if "loss" in logs:
-            logs = {**logs, **self.tally.close(self._over_ranks)}
+            logs = {**logs, **self.tally.close(self._over_ranks, self._highest_over_ranks)}
             if self.maintenance is not None:
                 logs |= self.maintenance.take_metrics()
             norm = logs.get("grad_norm", 0.0)
@@ -238,9 +256,11 @@ class DistillationTrainer(WholeCheckpoints):
         if self.method.ledger is not None:
             self.method.ledger.resume(about)
         self.generated_tokens, self.tally.totals = about["generated_tokens"], about["totals"]
+        self._weights_changed()
 
     def _after_step(self, step: int) -> None:
         self.teacher_weights.after_step(step)
+        self._weights_changed()
         if self.method.ledger is not None:
             with self.tally.timed("ledger"):
                 rows = self.method.ledger.take()
@@ -318,6 +338,13 @@ def _maintenance(
         sampling=config.rollout,
         student=student,
     )
+
+
+def _engine_dtype(args: TrainingArguments, model: PreTrainedModel) -> str:
+    """What an engine computes in: as the student does, under mixed precision or in its weights' own dtype."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    return str(model.dtype).removeprefix("torch.")
 
 
 def draw_seed(seed: int, step: int, rank: int) -> int:

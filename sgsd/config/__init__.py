@@ -1,13 +1,16 @@
 """Every setting of training and evaluation.
 
-sections.py  what there is to set, with units and meanings; defaults are the papers'
+base.py      what every section is
+engine.py    what draws completions
+sections.py  what else there is to set, with units and meanings; defaults are the papers'
 reading.py   YAML in, overrides, one-line complaints, YAML out
 """
 
+from sgsd.config.base import Config
+from sgsd.config.engine import EngineConfig, ServerConfig, VllmConfig
 from sgsd.config.reading import apply_override, load_config, parse_config, save_config
 from sgsd.config.sections import (
     BankConfig,
-    Config,
     DataConfig,
     EvalConfig,
     GRPOConfig,
@@ -30,6 +33,7 @@ __all__ = [
     "BankConfig",
     "Config",
     "DataConfig",
+    "EngineConfig",
     "EvalConfig",
     "GRPOConfig",
     "LoraConfig",
@@ -42,9 +46,11 @@ __all__ = [
     "SFTConfig",
     "SGSDConfig",
     "SamplingConfig",
+    "ServerConfig",
     "TeacherConfig",
     "TrainConfig",
     "VerifierConfig",
+    "VllmConfig",
     "apply_override",
     "load_config",
     "parse_config",

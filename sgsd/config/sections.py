@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,11 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-
-class Config(BaseModel):
-    """Base of every section: immutable, unknown keys refused, infinite numbers too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+from sgsd.config.base import Config
+from sgsd.config.engine import EngineConfig
 
 
 class LoraConfig(Config):
@@ -310,6 +305,12 @@ class SGSDConfig(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     maintain: MaintainConfig = MaintainConfig()
     ledger: LedgerConfig = LedgerConfig()
+    generation: EngineConfig = EngineConfig()
+
+    @property
+    def drawn_tokens(self) -> int:
+        """The most tokens that a prompt and its completion may have together."""
+        return self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
 
     @model_validator(mode="after")
     def _one_rollout_a_problem(self) -> Self:
@@ -364,3 +365,20 @@ class RunConfig(SGSDConfig):
         if self.maintain.every_steps and self.method != "sgsd":
             raise ValueError(f"maintain.every_steps = {self.maintain.every_steps}: {self.method} has no bank, set 0")
         return self
+
+    @model_validator(mode="after")
+    def _curve_is_drawn_by_one_process(self) -> Self:
+        shared = self.generation.vllm.tensor_parallel if self.generation.engine == "vllm" else 1
+        if shared > 1 and self.eval.every_steps:
+            raise ValueError(
+                f"eval.every_steps = {self.eval.every_steps} draws in one process, of which generation.vllm"
+                f".tensor_parallel = {shared} share an engine: set one of them to its default"
+            )
+        return self
+
+    @property
+    def drawn_tokens(self) -> int:
+        """As in SGSDConfig; the accuracy curve draws too."""
+        drawing = self.eval.sampling
+        curve = drawing.max_prompt_tokens + drawing.max_new_tokens if self.eval.every_steps else 0
+        return max(super().drawn_tokens, curve)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from sgsd.records import Completion
 
@@ -28,4 +28,17 @@ class Generator(Protocol):
         state is left alone. A completion ends with its end token, or is `truncated` at `sampling.max_new_tokens`.
         `on_progress` is called with the number of prompts that were finished since its last call.
         """
+        ...
+
+
+@runtime_checkable
+class Engine(Generator, Protocol):
+    """A generator that draws from weights of its own, copies of the student's."""
+
+    def weights_changed(self) -> None:
+        """The student has other weights now: they are pushed before the next draw. Every rank must say so."""
+        ...
+
+    def close(self) -> None:
+        """Give memory, processes and connections back. It does not draw any more."""
         ...

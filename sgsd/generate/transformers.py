@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from sgsd.errors import ConfigError
+from sgsd.generate.seeds import seeded
 from sgsd.records import Completion
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class TransformersGenerator:
             raise ConfigError("a prompt has no tokens: the chat template rendered nothing")
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         completions: list[list[Completion]] = [[] for _ in prompts]
-        with _seeded(self.model.device, seed), _inference(self.model) as model:
+        with seeded(self.model.device, seed), _inference(self.model) as model:
             for start in range(0, len(by_length), sampling.batch_size):
                 batch = by_length[start : start + sampling.batch_size]
                 for index, drawn in zip(batch, self._draw(model, [prompts[i] for i in batch], sampling), strict=True):
@@ -104,17 +105,6 @@ def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not ids:
         raise ConfigError("neither the tokenizer nor the model names an end token: set eos_token in the tokenizer")
     return sorted(ids)
-
-
-@contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random state from `seed` on the CPU and on `device`; the caller's is back afterwards."""
-    cuda = [device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
 
 
 @contextmanager

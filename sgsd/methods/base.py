@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from sgsd.ledger import UsageLedger
+from sgsd.methods.gap import EngineGap
 from sgsd.objectives.gated import GatedDiagnostics
 from sgsd.teachers import Example, TeacherPool
 
@@ -29,6 +30,8 @@ class MethodResult:
     """Of `judged`, where teachers are judged."""
     placebo: GatedDiagnostics | None = None
     """What their placebos did, K = 1: of those of `judged` that have one. No part of the loss."""
+    gap: EngineGap | None = None
+    """Of the engine that drew, where its log-probs of the drawn tokens are told and the trainer's are at hand."""
 
 
 @dataclass(frozen=True)

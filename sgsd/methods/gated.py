@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
 from sgsd.ledger import UsageLedger
 from sgsd.methods.base import Method, MethodResult, Window
+from sgsd.methods.gap import engine_gap
 from sgsd.objectives.gated import (
     GatedDiagnostics,
     GatedResult,
@@ -133,11 +134,16 @@ class GatedObjective:
         weight_BK = _padded([torch.tensor([t.weight for t in e.teachers], dtype=torch.float64) for e in examples])
         judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, window.examples)
         local = self.top_k > 0 and bool(examples[0].teachers)
-        result, placebo = self._local_loss(model, judged) if local else self._full_loss(model, judged)
-        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics, placebo)
+        gap = None  # a local support's log-probs are not of the whole vocabulary, as an engine's are
+        if local:
+            result, placebo = self._local_loss(model, judged)
+        else:
+            student_BT = score(model, judged.rows, grad=True)
+            result, placebo = self._full_loss(student_BT, judged)
+            gap = engine_gap(examples, student_BT)
+        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics, placebo, gap)
 
-    def _full_loss(self, model: nn.Module, judged: _Judged) -> tuple[GatedResult, GatedDiagnostics | None]:
-        student_BT = score(model, judged.rows, grad=True)
+    def _full_loss(self, student_BT: Tensor, judged: _Judged) -> tuple[GatedResult, GatedDiagnostics | None]:
         mask_BT, outcome_B, weight_BK = judged.beside(student_BT)
         teacher_BKT = judged.stacked(lambda scores: scores.logp_KT).to(student_BT)
         placebo_BT = judged.stacked(lambda scores: scores.placebo_T).to(student_BT)
