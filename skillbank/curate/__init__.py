@@ -4,6 +4,7 @@
     states.py      disable, enable, retire, release, accept, reject, pin, unpin, tag, untag, retag
     words.py       edit, add, split, merge: what brings in words, so the guard may look
     past.py        undo, checkout
+    prune.py       prune: retires what a rule over the usage ledger finds
     runs.py        what a training run may hold, and taking back what it did (for runs alone)
 
 Each takes who does it and why, makes one revision at most, and says what it changed and what it left alone. What takes

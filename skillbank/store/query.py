@@ -80,15 +80,14 @@ class Query(Record):
         """Reads `key:value` and words. Raises InvalidOption that names what cannot be read and what could be."""
         found: dict[str, Any] = {}
         words: list[str] = []
-        for match in _TOKEN.finditer(line):
-            key, value = match["key"], match["value"] if match["value"] is not None else match["quoted"]
-            if key is None:
-                words.append(match["word"] or match["phrase"])
+        for key, value, text in tokens(line):
+            if not key:
+                words.append(value)
             elif key not in cls.model_fields or key == "text":
                 keys = ", ".join(name for name in cls.model_fields if name != "text")
-                raise InvalidOption(f'{match[0]} is no criterion: use {keys}, or quote the words "{match[0]}"')
+                raise InvalidOption(f'{text} is no criterion: use {keys}, or quote the words "{text}"')
             elif key in _NUMBERS:
-                found[key] = (*found.get(key, ()), _bound(key, value))
+                found[key] = (*found.get(key, ()), bound(key, value))
             elif key in found:
                 raise InvalidOption(f"{key} is given twice, as {found[key]} and {value}: give it once")
             else:
@@ -122,12 +121,20 @@ class Query(Record):
 _NUMBERS = ("evidence", "utility", "revision")
 _TRUTHS = ("pinned", "used")
 _TOKEN = re.compile(
-    r'(?P<key>[a-z]+):(?:"(?P<quoted>[^"]*)"|(?P<value>\S+))|"(?P<phrase>[^"]*)"|(?P<word>\S+)', re.IGNORECASE
+    r'(?P<key>[a-z_]+):(?:"(?P<quoted>[^"]*)"|(?P<value>\S+))|"(?P<phrase>[^"]*)"|(?P<word>\S+)', re.IGNORECASE
 )
 _BOUND = re.compile(r"(?P<comparison><=|>=|<|>|=)?(?P<value>-?\d+(?:\.\d+)?)")
 
 
-def _bound(key: str, text: str) -> Bound:
+def tokens(line: str) -> Iterator[tuple[str, str, str]]:
+    """The parts of a line: (key or "" for words, value, as it stands there)."""
+    for match in _TOKEN.finditer(line):
+        value = next(text for name in ("value", "quoted", "word", "phrase") if (text := match[name]) is not None)
+        yield match["key"] or "", value, match[0]
+
+
+def bound(key: str, text: str) -> Bound:
+    """Reads `<0.5`. Raises InvalidOption."""
     match = _BOUND.fullmatch(text)
     if match is None:
         raise InvalidOption(f"{key}:{text} is no number: write {key}:3, {key}:>=3 or {key}:<0.5")

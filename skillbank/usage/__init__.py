@@ -3,8 +3,19 @@
 ledger      the rows of training as arrays
 clusters    sums over problems, means and correlations whose errors know that rows of one problem are alike
 estimate    utility with its interval, support-outcome correlation, difference from placebo: of entries and of pairs
+keep        rules over estimates that say which entries go
 """
 
 from skillbank.usage.estimate import AgainstPlacebo, Correlation, Estimate, Interval, estimates
+from skillbank.usage.keep import MEASURES, RULES, KeepRule
 
-__all__ = ["AgainstPlacebo", "Correlation", "Estimate", "Interval", "estimates"]
+__all__ = [
+    "MEASURES",
+    "RULES",
+    "AgainstPlacebo",
+    "Correlation",
+    "Estimate",
+    "Interval",
+    "KeepRule",
+    "estimates",
+]

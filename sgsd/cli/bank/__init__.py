@@ -16,6 +16,7 @@ from sgsd.cli.bank import (
     retrieve,
     review,
     ui,
+    usage,
     words,
 )
 from sgsd.cli.bank.app import app
@@ -34,6 +35,7 @@ __all__ = [
     "retrieve",
     "review",
     "ui",
+    "usage",
     "words",
 ]
 

@@ -6,11 +6,11 @@ import typer
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Fill": ("build", "import", "dead-letters"),
-    "Look": ("ui", "list", "show", "search", "stats", "problems", "rollout"),
+    "Look": ("ui", "list", "show", "search", "stats", "problems", "usage", "rollout"),
     "Ask": ("retrieve", "why"),
     "Curate": (
         "review", "edit", "add", "split", "merge", "dedupe", "tag", "untag", "pin", "unpin", "disable", "enable",
-        "retire", "release",
+        "retire", "release", "prune",
     ),
     "Guard": ("guard", "evaluations", "certify", "retract"),
     "Go back": ("log", "diff", "undo", "checkout"),
