@@ -51,7 +51,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from sgsd.config import ObjectiveConfig
+from sgsd.config import ObjectiveConfig, TeacherConfig
 from sgsd.methods import GatedObjective
 from sgsd.records import Completion, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.teachers import Example
@@ -178,7 +178,7 @@ def make_objective(args: argparse.Namespace) -> GatedObjective:
     # Its words are told apart and nothing else, so that every token counts.
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(args.vocab)}, unk_token="w0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    return GatedObjective(ObjectiveConfig(), tokenizer, token_budget=args.token_budget)
+    return GatedObjective(ObjectiveConfig(), tokenizer, TeacherConfig(token_budget=args.token_budget))
 
 
 Step = Callable[[], Any]

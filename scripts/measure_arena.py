@@ -25,7 +25,13 @@ SETTINGS: dict[str, list[str]] = {
     "polarity off": ["--level", "easy", "--set", "objective.polarity=off"],
     "gate off": ["--level", "easy", "--set", "objective.gate=quadratic"],
     "random retrieval": ["--level", "easy", "--set", "bank.mode=random"],
+    "by the ledger": ["--level", "easy", "--set", "teacher.min_usefulness=0.1"],
+    "by a prefix": ["--level", "easy", "--set", "teacher.screen_tokens=8"],
+    "misleading, by the ledger": ["--level", "easy", "--misleading", "0.5", "--set", "teacher.min_usefulness=0.1"],
 }
+
+TEACHERS = 8
+"""A problem."""
 
 
 def main() -> None:
@@ -48,19 +54,25 @@ def measure(name: str, seed: int, out: Path) -> dict[str, Any]:
         done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
         file.write_text(done.stdout, encoding="utf-8")
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
+    metrics = (file.with_suffix("") / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [log for log in map(json.loads, metrics) if "loss" in log]
+    asked = sum(log["examples"] - log["unverifiable"] for log in steps) * TEACHERS
+    read, skipped = (sum(log[key] for log in steps) for key in ("read_tokens", "teachers_skipped"))
+    return result | {"read_tokens": read, "skipped_share": skipped / asked}
 
 
 def table(results: list[tuple[str, int, dict[str, Any]]]) -> list[str]:
     lines = [
-        "| setting | seed | before | after | best | tokens | helpful / harmful / neutral | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| setting | seed | before | after | best | tokens | helpful / harmful / neutral | seconds "
+        "| tokens read by teachers | teachers skipped |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, seed, r in results:
         shares = " / ".join(f"{r['polarity'][key]:.0%}" for key in ("helpful", "harmful", "neutral"))
         lines.append(
             f"| {name} | {seed} | {r['accuracy_before']:.1%} | {r['accuracy_after']:.1%} | {r['accuracy_best']:.1%} "
-            f"| {r['generated_tokens']:,} | {shares} | {sum(r['seconds'].values()):.0f} |"
+            f"| {r['generated_tokens']:,} | {shares} | {sum(r['seconds'].values()):.0f} "
+            f"| {r['read_tokens']:,.0f} | {r['skipped_share']:.0%} |"
         )
     return lines
 

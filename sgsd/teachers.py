@@ -60,6 +60,10 @@ class Example:
     teachers: tuple[TeacherPrompt, ...]
     placebo: TeacherPrompt | None = None
     scores: TeacherScores = TeacherScores()
+    skipped: int = 0
+    """Teachers that were not asked (sgsd.screen)."""
+    read_tokens: int = 0
+    """Tokens that passes without gradient have read to hear the teachers, prompts included."""
 
     @property
     def teaches(self) -> bool:

@@ -10,7 +10,6 @@ from sgsd.config import (
     ModelConfig,
     RunConfig,
     SamplingConfig,
-    TeacherConfig,
     TrainConfig,
 )
 
@@ -38,7 +37,6 @@ def arena_config(level: Level = "easy", *, output_dir: str = "runs/arena", seed:
         data=DataConfig(source=f"arena:{level}"),
         bank=BankConfig(path=f"{output_dir}/bank"),
         rollout=sampling(level),
-        teacher=TeacherConfig(token_budget=8192),
         train=TrainConfig(
             max_steps=STEPS[level],
             per_device_batch_size=32,

@@ -123,6 +123,20 @@ class TeacherConfig(Config):
     token_budget: PositiveInt | None = None
     """Tokens, padding included, in one teacher forward pass. None: 16,384 on a GPU; on a CPU 2,048, where larger passes
     are slower a token."""
+    min_usefulness: float | None = Field(None, gt=-1.0, le=1.0)
+    """Teachers are not asked whose pair the usage ledger shows, at 95 %, to have a utility below this:
+    (helpful - harmful) / uses, in [-1, 1]. Young pairs and a tenth of the problems are. None asks all."""
+    screen_tokens: PositiveInt | None = None
+    """All teachers read so many tokens of a completion, the rest of it only those that disagree with the student there.
+    Saves where completions are long beside prompts. None asks all about everything."""
+
+    @model_validator(mode="after")
+    def _screen_is_read_by_the_student(self) -> Self:
+        if self.screen_tokens is not None and self.weights != "live":
+            raise ValueError(
+                f"screen_tokens compares teachers with the student as they read: take weights live, not {self.weights}"
+            )
+        return self
 
 
 class ObjectiveConfig(Config):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig
+from sgsd.config import BankConfig, ObjectiveConfig, SGSDConfig, TeacherConfig
 from sgsd.ledger import UsageLedger
 from sgsd.methods.base import Method, MethodResult, Window
 from sgsd.methods.gap import engine_gap
@@ -24,8 +24,10 @@ from sgsd.objectives.gated import (
 )
 from sgsd.records import OUTCOME_SIGN, TeacherPrompt
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
+from sgsd.screen import by_ledger, by_prefix
 from sgsd.teachers import Example, SkillPairPool, TeacherScores
 from skillbank.retrieve import Retriever, open_retriever
+from skillbank.store import Bank
 
 
 def open_bank(path: str | Path, config: BankConfig, seed: int = 0) -> Retriever:
@@ -57,7 +59,7 @@ def sgsd_method(
         placebo_share=1.0 if config.objective.support_baseline == "placebo" else config.ledger.placebo_share,
         seed=seed,
     )
-    objective = GatedObjective(config.objective, tokenizer, token_budget=config.teacher.token_budget)
+    objective = GatedObjective(config.objective, tokenizer, config.teacher, retriever.bank)
     return Method("sgsd", pool, objective, UsageLedger(retriever.bank, run))
 
 
@@ -66,12 +68,19 @@ class GatedObjective:
 
     counted = (
         *("teachers", "below_threshold", "judged", "helpful", "harmful", "neutral", "teacher_tokens", "clipped"),
-        *("gate_mass", "support"),
+        *("gate_mass", "support", "teachers_skipped", "read_tokens"),
     )
 
     def __init__(
-        self, config: ObjectiveConfig, tokenizer: PreTrainedTokenizerBase, *, token_budget: int | None = None
+        self,
+        config: ObjectiveConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher: TeacherConfig,
+        bank: Bank | None = None,
     ) -> None:
+        """`bank` is the one whose ledger teacher.min_usefulness asks."""
+        if teacher.min_usefulness is not None and bank is None:
+            raise ValueError(f"teacher.min_usefulness = {teacher.min_usefulness} needs a bank with a usage ledger")
         self.settings = GatedSettings(
             tau=config.tau,
             clip=config.clip,
@@ -82,19 +91,45 @@ class GatedObjective:
         )
         self.top_k = config.support_top_k
         self.tokenizer = tokenizer
-        self.token_budget = token_budget
+        self.teacher = teacher
+        self.bank = bank
 
     def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
         """All teachers of all examples in one sweep, so that passes are as full as the token budget allows."""
-        teaching = [example for example in examples if example.teaches]
+        screened = self._screened(model, examples)
+        teaching = [example for example in screened if example.teaches]
         rows = [example.row(teacher.prompt_ids) for example in teaching for teacher in _readers(example)]
         if not rows:
-            return list(examples)
+            return screened
         scores = iter(self._local(model, teaching, rows) if self.top_k else self._full(model, teaching, rows))
-        return [replace(example, scores=next(scores)) if example.teaches else example for example in examples]
+        return [
+            replace(example, scores=next(scores), read_tokens=example.read_tokens + self._reading(example))
+            if example.teaches
+            else example
+            for example in screened
+        ]
+
+    def _screened(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
+        """Without the teachers that are not asked; what teaches nothing anyway stays as it is."""
+        teaching = [example for example in examples if example.teaches]
+        if self.teacher.min_usefulness is not None and self.bank is not None:
+            teaching = by_ledger(self.bank, teaching, self.teacher.min_usefulness)
+        if self.teacher.screen_tokens is not None:
+            tokens, budget = self.teacher.screen_tokens, self.teacher.token_budget
+            teaching = by_prefix(model, teaching, tokens, self.settings, self._mask, token_budget=budget)
+        rest = iter(teaching)
+        return [next(rest) if example.teaches else example for example in examples]
+
+    def _mask(self, completion_ids: Sequence[int]) -> Tensor:
+        return completion_mask(completion_ids, self.tokenizer)
+
+    def _reading(self, example: Example) -> int:
+        """Tokens of the passes that score its teachers."""
+        read = sum(len(teacher.prompt_ids) + len(example) for teacher in _readers(example))
+        return read * (2 if self.top_k else 1)
 
     def _full(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
-        logp_RT = score(model, rows, token_budget=self.token_budget)
+        logp_RT = score(model, rows, token_budget=self.teacher.token_budget)
         parts = torch.split(logp_RT, [len(_readers(example)) for example in teaching])
         found = []
         for example, part in zip(teaching, parts, strict=True):
@@ -103,12 +138,12 @@ class GatedObjective:
         return found
 
     def _local(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
-        top = score_top(model, rows, self.top_k, token_budget=self.token_budget)
+        top = score_top(model, rows, self.top_k, token_budget=self.teacher.token_budget)
         sampled_RT = _padded([torch.tensor(row.completion_ids, dtype=torch.int64) for row in rows]).to(
             top.ids_NK.device
         )
         ids_RTS = torch.cat([top.ids_NK, sampled_RT[..., None]], dim=-1)
-        logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.token_budget)
+        logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.teacher.token_budget)
         counts = [len(_readers(example)) for example in teaching]
         found = []
         for example, ids, logits in zip(
@@ -129,7 +164,7 @@ class GatedObjective:
             shortest = min(batch, key=lambda example: len(example.rollout.prompt_ids) + len(example))
             examples = [Example(shortest.rollout, (), scores=TeacherScores(torch.zeros(0, len(shortest))))]
         rows = [example.row(example.rollout.prompt_ids) for example in examples]
-        mask_BT = _padded([completion_mask(row.completion_ids, self.tokenizer) for row in rows])
+        mask_BT = _padded([self._mask(row.completion_ids) for row in rows])
         outcome_B = torch.tensor([OUTCOME_SIGN[e.rollout.verdict.outcome] for e in examples])
         weight_BK = _padded([torch.tensor([t.weight for t in e.teachers], dtype=torch.float64) for e in examples])
         judged = _Judged(examples, rows, mask_BT, outcome_B, weight_BK, window.examples)
@@ -141,7 +176,11 @@ class GatedObjective:
             student_BT = score(model, judged.rows, grad=True)
             result, placebo = self._full_loss(student_BT, judged)
             gap = engine_gap(examples, student_BT)
-        return MethodResult(result.loss, _sums(result), tuple(examples), result.diagnostics, placebo, gap)
+        sums = _sums(result) | {
+            "teachers_skipped": sum(example.skipped for example in batch),
+            "read_tokens": sum(example.read_tokens for example in batch),
+        }
+        return MethodResult(result.loss, sums, tuple(examples), result.diagnostics, placebo, gap)
 
     def _full_loss(self, student_BT: Tensor, judged: _Judged) -> tuple[GatedResult, GatedDiagnostics | None]:
         mask_BT, outcome_B, weight_BK = judged.beside(student_BT)
@@ -213,7 +252,7 @@ class GatedObjective:
         return result, judge(student_BKTS.detach(), slice(K, None), drawn_B1).diagnostics
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Shares in [0, 1]; gate mass and support are means over teachers."""
+        """Shares in [0, 1]; gate mass and support are means over teachers; what was skipped and read is counted."""
         judged, teachers = max(1.0, sums["judged"]), max(1.0, sums["teachers"])
         return {
             "helpful": sums["helpful"] / judged,
@@ -223,6 +262,8 @@ class GatedObjective:
             "clipped": sums["clipped"] / max(1.0, sums["teacher_tokens"]),
             "gate_mass": sums["gate_mass"] / teachers,
             "support": sums["support"] / teachers,
+            "teachers_skipped": sums["teachers_skipped"],
+            "read_tokens": sums["read_tokens"],
         }
 
 
