@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +26,7 @@ from skillbank.records import Mistake
 from skillbank.store import Bank
 from skillbank.usage import estimates
 
+from .ledger_writer import ROWS, write_steps
 from .test_methods import example, objective
 from .training import Pairs, make_bank, make_trainer, mined
 
@@ -207,4 +211,39 @@ def test_rows_wait_for_a_bank_that_is_held(tiny: Any, bank: Bank) -> None:
     assert ledger_rows(bank) == []
     a_step(tiny, ledger, 2)
     assert steps_of(bank, "run") == [1, 1, 2, 2]
+    assert doctor(bank.path).sound
+
+
+WRITER = Path(__file__).parent / "ledger_writer.py"
+
+
+def test_processes_at_once_and_one_of_them_killed(bank: Bank) -> None:
+    """Three runs of one name write to one bank; one is killed in the middle of it and resumed. Every step that a
+    process saw written is there, none is there in part, and none twice."""
+    started = [
+        subprocess.Popen([sys.executable, WRITER, bank.path, "60"], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    killed, *others = started
+    assert killed.stdout is not None
+    with killed.stdout as lines:
+        told = [next(lines).split() for _ in range(20)]
+        killed.kill()
+        told += [line.split() for line in lines if line.endswith("\n")]
+    outs = [process.communicate()[0].splitlines()[-1].split() for process in others]
+    killed.wait()
+    name, last = told[-1][0], int(told[-1][1])
+    assert sorted([name, *(run for run, _ in outs)]) == ["run", "run#2", "run#3"]
+    assert [step for _, step in outs] == ["60", "60"]
+    steps = Counter(steps_of(bank, name))
+    assert set(steps.values()) == {ROWS}  # whole steps alone
+    assert sorted(steps) == list(range(1, max(steps) + 1))
+    assert last <= max(steps) <= last + 1  # the last one may have been killed before it could tell
+
+    state = UsageLedger(bank, "run").state(10) | {"usage_run": name}
+    resumed = UsageLedger(bank, "run")
+    resumed.resume(state)
+    assert Counter(steps_of(bank, name)) == dict.fromkeys(range(1, 11), ROWS)
+    write_steps(resumed, range(11, 61))
+    for run in ("run", "run#2", "run#3"):
+        assert Counter(steps_of(bank, run)) == dict.fromkeys(range(1, 61), ROWS)
     assert doctor(bank.path).sound
