@@ -20,6 +20,7 @@ import torch
 from sgsd.arena.demo import past_rollouts_of_base
 from sgsd.arena.settings import STEPS, arena_config
 from sgsd.arena.sources import load_source
+from sgsd.checkpoint import numbered_checkpoints
 from sgsd.compare.entrants import QUICK_STEPS, Entrant
 from sgsd.config import EvalConfig, ModelConfig, parse_config
 from sgsd.evaluate import EvalResult, evaluate
@@ -51,7 +52,7 @@ def _train(entrant: Entrant) -> RunResult:
     config = entrant.config
     problems = load_source(config.data)
     assert config.eval.data is not None  # entrants.py sees to it
-    resume = any(Path(config.output_dir).glob("checkpoint-*/trainer_state.json"))
+    resume = bool(numbered_checkpoints(Path(config.output_dir)))
     if not resume:
         shutil.rmtree(config.output_dir, ignore_errors=True)  # ended before its first checkpoint
     return train_run(config, problems, load_source(config.eval.data), resume=resume)
