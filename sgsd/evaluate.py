@@ -135,12 +135,17 @@ def evaluate(
             on_progress=on_progress,
         )
         k, too_long = config.sampling.n, drawn.too_long
-        records = [_record(drawn.rollouts[start : start + k]) for start in range(0, len(drawn.rollouts), k)]
+        records = records_of(drawn.rollouts, k)
     shares, counts = zip(*processes.gather((records, too_long)), strict=True)
     dealt = [record for turn in zip_longest(*shares) for record in turn if record is not None]
     if not dealt:
         raise ProblemTooLong(f"none of {len(problems)} problems fits max_prompt_tokens: raise it, or give others")
     return summarise(dealt, bootstrap=config.bootstrap, seed=seed, too_long=sum(counts))
+
+
+def records_of(rollouts: Sequence[Rollout], k: int) -> list[ProblemResult]:
+    """Rollouts of problem after problem, k of each."""
+    return [_record(rollouts[start : start + k]) for start in range(0, len(rollouts), k)]
 
 
 def summarise(records: Sequence[ProblemResult], *, bootstrap: int, seed: int = 0, too_long: int = 0) -> EvalResult:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from sgsd.config import ModelConfig, SGSDConfig
 from sgsd.data import problem_from_row
+from sgsd.diagnostics import AgreementMeter
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate import Engine, Generator
 from sgsd.generate.engines import training_generator
@@ -106,7 +107,11 @@ class DistillationTrainer(WholeCheckpoints):
         self.guidance = guidance
         self.generated_tokens = 0
         """Of the whole run and all ranks."""
-        self.tally = Tally(method.objective.counted, method.objective.metrics)
+        self.agreement = AgreementMeter(config)
+        self.tally = Tally(
+            (*method.objective.counted, *self.agreement.counted),
+            lambda sums: method.objective.metrics(sums) | self.agreement.metrics(sums),
+        )
         self._window = Window(0, 0)
         self.wrapper = ""
         """What wraps the model, from the first step on; `none` in a single process."""
@@ -139,6 +144,10 @@ class DistillationTrainer(WholeCheckpoints):
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
         with self.tally.timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active():
             examples = self.method.objective.score_teachers(self.student, examples)
+        with self.accelerator.autocast():
+            teacher = self.method.objective.teacher or self.student
+            step, active = self.state.global_step + 1, self.teacher_weights.active
+            self.tally.add(self.agreement.measure(step, self.student, teacher, examples, active))
         self.tally.add_window(examples, pools.too_long)
         over_ranks = self._over_ranks({"examples": len(examples), "tokens": sum(map(len, examples))})
         self.generated_tokens += round(over_ranks["tokens"])

@@ -24,6 +24,7 @@ from sgsd.cli.bank import app as bank_app
 from sgsd.cli.common import warn
 from sgsd.cli.compare import compare_command
 from sgsd.cli.demo import demo_command
+from sgsd.cli.diagnose import diagnose_command
 from sgsd.cli.evaluate import evaluate_command
 from sgsd.cli.rollout import rollout_command
 from sgsd.cli.train import train_command
@@ -47,6 +48,7 @@ app.add_typer(bank_app, name="bank")
 app.command("train")(train_command)
 app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
+app.command("diagnose")(diagnose_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from sgsd.config.reading import apply_override, load_config, parse_config, save_
 from sgsd.config.sections import (
     BankConfig,
     DataConfig,
+    DiagnosticsConfig,
     EvalConfig,
     GRPOConfig,
     LoraConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "BankConfig",
     "Config",
     "DataConfig",
+    "DiagnosticsConfig",
     "EngineConfig",
     "EvalConfig",
     "GRPOConfig",

@@ -168,6 +168,17 @@ class ObjectiveConfig(Config):
         return self
 
 
+class DiagnosticsConfig(Config):
+    """Agreement of student and teacher while training (docs/systems.md): overlap, mass, advantage, entropy gap."""
+
+    every_steps: NonNegativeInt = 0
+    """Optimiser steps between measurements; 0 for none. Each costs a pass of both over the examples."""
+    examples: PositiveInt = 8
+    """Of a step, a process; the first teacher of each."""
+    k: PositiveInt = 16
+    """Likeliest tokens of each side."""
+
+
 class OPSDConfig(Config):
     """Answer-conditioned self-distillation. Defaults: the release of OPSD (arXiv 2601.18734) and its paper."""
 
@@ -320,6 +331,7 @@ class SGSDConfig(Config):
     maintain: MaintainConfig = MaintainConfig()
     ledger: LedgerConfig = LedgerConfig()
     generation: EngineConfig = EngineConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     @property
     def drawn_tokens(self) -> int:

@@ -48,6 +48,11 @@ class Objective(Protocol):
     """What turns teachers' opinions into a loss."""
 
     @property
+    def teacher(self) -> nn.Module | None:
+        """Another network that teaches; None where the student's own does."""
+        ...
+
+    @property
     def counted(self) -> Sequence[str]:
         """Names of the sums that `loss` returns, the same on every rank."""
         ...
