@@ -145,7 +145,7 @@ class DistillationTrainer(WholeCheckpoints):
         with self.tally.timed("teachers"), self.accelerator.autocast(), self.teacher_weights.active():
             examples = self.method.objective.score_teachers(self.student, examples)
         with self.accelerator.autocast():
-            teacher = self.method.objective.teacher or self.student
+            teacher = self.method.objective.teacher_network or self.student
             step, active = self.state.global_step + 1, self.teacher_weights.active
             self.tally.add(self.agreement.measure(step, self.student, teacher, examples, active))
         self.tally.add_window(examples, pools.too_long)

@@ -48,7 +48,7 @@ class Objective(Protocol):
     """What turns teachers' opinions into a loss."""
 
     @property
-    def teacher(self) -> nn.Module | None:
+    def teacher_network(self) -> nn.Module | None:
         """Another network that teaches; None where the student's own does."""
         ...
 

@@ -35,14 +35,14 @@ class DistributionObjective:
     def __init__(self, token_loss: TokenRead, *, token_budget: int | None, teacher: nn.Module | None = None) -> None:
         self.token_loss = token_loss
         self.token_budget = token_budget
-        self.teacher = teacher
+        self.teacher_network = teacher
 
     def score_teachers(self, model: nn.Module, examples: Sequence[Example]) -> list[Example]:
         """One pass over the first teacher of each example. No gradient."""
         rows = [example.row(example.teachers[0].prompt_ids) for example in examples if example.teachers]
         if not rows:
             return list(examples)
-        teacher = self.teacher or model
+        teacher = self.teacher_network or model
         sides = iter(teacher_sides(teacher, rows, token_budget=self.token_budget))
         return [replace(e, scores=TeacherScores(side=next(sides))) if e.teachers else e for e in examples]
 

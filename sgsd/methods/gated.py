@@ -66,7 +66,7 @@ def sgsd_method(
 class GatedObjective:
     """docs/method.md, steps 5 to 8: K teacher forwards without gradient, one student pass with it."""
 
-    teacher = None
+    teacher_network = None
     counted = (
         *("teachers", "below_threshold", "judged", "helpful", "harmful", "neutral", "teacher_tokens", "clipped"),
         *("gate_mass", "support", "teachers_skipped", "read_tokens"),
