@@ -2,6 +2,7 @@
 
     python scripts/bench_build.py                                  # 25,000 to 200,000 rollouts, a table
     python scripts/bench_build.py --rollouts 100000 --like arena --json
+    python scripts/bench_build.py --files rollouts.jsonl           # your own rollouts, in any format that a build reads
 
 The rollouts are made up here, four attempts a problem, the same ones on every machine. `words` is like GSM8K: each
 problem has its own numbers, so that what is mined grows with the problems. `arena` is an invented language of few
@@ -53,17 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--like", choices=("words", "arena"), nargs="+", default=["words", "arena"])
+    parser.add_argument("--files", type=Path, nargs="+", default=[], help="rollout files to build from, each alone")
     parser.add_argument("--folder", type=Path, help="where to build; a temporary folder without it")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     results = []
-    for like in args.like:
-        for size in args.rollouts:
-            results.append(in_own_process(like, size, args.folder))
-            if not args.json:
-                print(
-                    line(results[-1]) if len(results) > 1 else f"{header(results[0])}\n{line(results[0])}", flush=True
-                )
+    for what, size in [(file, 0) for file in args.files] or [(like, n) for like in args.like for n in args.rollouts]:
+        results.append(in_own_process(what, size, args.folder))
+        if not args.json:
+            print(line(results[-1]) if len(results) > 1 else f"{header(results[0])}\n{line(results[0])}", flush=True)
     if args.json:
         print(json.dumps(results, indent=2))
 
@@ -71,13 +70,17 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------------------ measure
 
 
-def in_own_process(like: str, size: int, folder: Path | None) -> dict[str, Any]:
-    """Write the rollouts, then build in a fresh process, so that one size's memory is not the next one's."""
+def in_own_process(like: str | Path, size: int, folder: Path | None) -> dict[str, Any]:
+    """Write the rollouts, then build in a fresh process, so that one size's memory is not the next one's; or build from
+    the file that `like` is."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=folder) as work, context.Pool(1, maxtasksperchild=1) as pool:
         file = Path(work) / "rollouts.jsonl"
-        pool.apply(write, (like, size, file))
-        return dict(pool.apply(measure, (like, size, file, Path(work) / "bank")))
+        if isinstance(like, Path):
+            file = like.resolve()
+        else:
+            pool.apply(write, (like, size, file))
+        return dict(pool.apply(measure, (str(like), file, Path(work) / "bank")))
 
 
 def write(like: str, size: int, file: Path) -> None:
@@ -86,7 +89,7 @@ def write(like: str, size: int, file: Path) -> None:
             stream.write(json.dumps(rollout) + "\n")
 
 
-def measure(like: str, size: int, file: Path, bank: Path) -> dict[str, Any]:
+def measure(like: str, file: Path, bank: Path) -> dict[str, Any]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from skillbank.building import build_bank
     from skillbank.index.embed import Embedder
@@ -112,13 +115,13 @@ def measure(like: str, size: int, file: Path, bank: Path) -> dict[str, Any]:
     besides = sum(value for phase, value in report.seconds.items() if phase not in EMBEDDING)
     cpu_besides = sum(value for phase, value in cpu_phases.items() if phase not in EMBEDDING)
     return {
-        "like": like,
-        "rollouts": size,
+        "like": Path(like).name,
+        "rollouts": report.rollouts,
         "pairs": report.pairs,
         "seconds": {**report.seconds, "total": round(seconds, 2)},
         "cpu_seconds": {**cpu_phases, "total": round(cpu_seconds, 2)},
-        "rollouts_per_s": round(size / besides),
-        "rollouts_per_cpu_s": round(size / cpu_besides),
+        "rollouts_per_s": round(report.rollouts / besides),
+        "rollouts_per_cpu_s": round(report.rollouts / cpu_besides),
         "peak_mb": {"before": idle_mb, **phases, "total": peak_mb()},
     }
 

@@ -7,8 +7,6 @@ lie in clusters. The rows are written past `Bank.change`, a hundred times faster
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from skillbank.index.embed import Fingerprint
-from skillbank.records import Mistake, Skill, content_hash
+from skillbank.records import Mistake, Pair, Skill, content_hash
 from skillbank.store import Bank
+from skillbank.store.events import to_json
+from skillbank.store.places import digest_of
 
 VOCABULARY = 60_000
 PER_CLUSTER = 200
@@ -101,6 +101,7 @@ def make(path: Path, entries: int, dim: int) -> None:
                     rows.pair(entry_id, skill.split(), mistake.split(), chunk[2 * n], chunk[2 * n + 1])
                     entry_id += 3
                 rows.write(bank)
+        bank.db.run("INSERT INTO entry_text (entry_text) VALUES ('optimize')")  # as a build leaves a new bank
         bank.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -133,19 +134,17 @@ class _Rows:
             ),
             mistake_D,
         )
-        body = f'{{"mistake_id":{last_id + 2},"skill_id":{last_id + 1}}}'
-        self._entry(last_id + 3, "pair", body, hashlib.sha256(body.encode()).hexdigest()[:32], None, last_id + 1)
+        pair = Pair(skill_id=last_id + 1, mistake_id=last_id + 2)
+        self._entry(last_id + 3, "pair", to_json(pair.model_dump()), content_hash(pair), None, last_id + 1)
 
     def _side(self, entry_id: int, kind: str, content: Skill | Mistake, vector_D: Array) -> None:
-        body = json.dumps(content.model_dump(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         chash = content_hash(content)
-        self._entry(entry_id, kind, body, chash, content.text(), None)
-        self.wordings.append((kind, chash, entry_id))
+        self._entry(entry_id, kind, to_json(content.model_dump()), chash, content.text(), None)
         self.vectors.append((self.digest, chash, vector_D.astype("<f4").tobytes()))
-        place = hashlib.blake2b(str(entry_id).encode(), digest_size=8).digest()
-        outcome = "correct" if kind == "skill" else "wrong"
+        outcome, quote = "correct" if kind == "skill" else "wrong", content.text()[:20]
         rollout, problem = f"r{entry_id}", f"p{entry_id // 12}"
-        self.evidence.append((entry_id, rollout, problem, outcome, content.text()[:20], 0, 20, "made up", place))
+        place = digest_of(outcome, quote, (0, 20))
+        self.evidence.append((entry_id, rollout, problem, outcome, quote, 0, 20, "made up", place))
 
     def _entry(self, entry_id: int, kind: str, body: str, chash: str, text: str | None, skill_id: int | None) -> None:
         mistake_id = None if skill_id is None else skill_id + 1
@@ -167,6 +166,7 @@ class _Rows:
                 mistake_id,
             )
         )
+        self.wordings.append((kind, chash, entry_id))
         self.events.append((self.revision, entry_id, f'{{"content":{body},"status":"active","version":1}}'))
 
     def write(self, bank: Bank) -> None:

@@ -284,6 +284,8 @@ class Build:
             added = [row[0] for row in self.bank.db.rows(new, (last,))]
             for entry_id, flags in self.engine.flags(guard, self.bank, added):
                 change.flag(entry_id, flags)
+            if self.site.new:  # the search index in one piece, as `vacuum` leaves it; quick while it is as small
+                self.bank.db.run("INSERT INTO entry_text (entry_text) VALUES ('optimize')")
 
     def _fates(self) -> Iterator[RolloutFate]:
         """What became of each rollout, counted. One on which an entry of an earlier build rests stays accepted."""

@@ -113,7 +113,11 @@ class Bank:
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = False) -> Self:
-        """Opens a bank. Raises BankNotFound, or BankCorrupt when the file is damaged or no bank."""
+        """Opens a bank. Raises BankNotFound, or BankCorrupt when the file is damaged or no bank.
+
+        `readonly` works in a folder where one may not write, too: what a writer there commits meanwhile is seen if the
+        writer had the bank open already; else the bank is read as it stands, and opened again to see what came.
+        """
         path = Path(path)
         if not (path / FILE).is_file():
             raise BankNotFound(f"no bank at {path}: build one with `sgsd bank build --rollouts FILE --bank {path}`")
@@ -161,11 +165,14 @@ class Bank:
                 raise _Abandoned
             change.finish()
 
-    def undo(self, revision: int | None = None, *, actor: str, reason: str = "", skip_changed: bool = False) -> int:
-        """Writes the inverse of a revision (the latest by default) as a new revision, and returns that one's number."""
+    def undo(
+        self, revision: int | None = None, *, actor: str, reason: str = "", skip_changed: bool = False
+    ) -> int | None:
+        """Writes the inverse of a revision (the latest by default) as a new revision, and returns that one's number;
+        None when every entry was left alone (`skip_changed`), so that there is no new revision."""
         with self.change(actor=actor, reason=reason) as change:
             change.undo(self.revision if revision is None else revision, skip_changed=skip_changed)
-        return change.revision
+        return change.revision if change.finish() else None
 
     def add_mined(
         self,

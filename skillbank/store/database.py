@@ -30,8 +30,8 @@ class Database:
         self._translated = _Translated(file)
         mode = "rwc" if create else "ro" if readonly else "rw"
         uri = f"{file.resolve().as_uri()}?mode={mode}"
-        if readonly and not os.access(file.parent, os.W_OK):
-            uri += "&immutable=1"  # nobody can write there, and WAL's shared-memory file could not be made
+        if readonly and not os.access(file.parent, os.W_OK) and not _is_in_use(file):
+            uri += "&immutable=1"  # WAL's shared-memory file could not be made
         with self._translated:
             self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
@@ -176,6 +176,20 @@ class _Translated:
         if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError):  # SQLite may tell it in the damaged words
             return BankCorrupt(f"{self.file} cannot be read ({error}): restore it from a copy")
         return None
+
+
+def _is_in_use(file: Path) -> bool:
+    """Whether somebody who may write beside a database has it open: then its write-ahead log can be read along.
+
+    Raises SkillBankError when a writer died and left changes in the log that no reader can bring in.
+    """
+    log, shared = (file.with_name(f"{file.name}-{what}") for what in ("wal", "shm"))
+    if not shared.exists() and log.exists() and log.stat().st_size:
+        raise SkillBankError(
+            f"{file} has changes in {log.name} that only somebody who may write in {file.parent} can bring in: "
+            "let them open the bank once, or copy the folder to where you may write"
+        )
+    return shared.exists()
 
 
 def _half_a_character(error: UnicodeEncodeError) -> InvalidEntry:

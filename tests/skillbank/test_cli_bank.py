@@ -125,7 +125,7 @@ def test_edit_disable_enable_undo(folder: Path, run: Any, run_json: Any) -> None
     assert out.splitlines() == ["skill 1  title", "  - Step on zorp", "  + Zorping", "preview: nothing was changed"]
     assert run_json("stats")["revision"] == 1
     _, out, _ = run("edit", 1, "--title", "Zorping", "--when", "", "--reason", "shorter")
-    assert out.splitlines()[-1] == "edit: revision 2 (take it back with `sgsd bank undo 2`)"
+    assert out.splitlines()[-1] == f"edit: revision 2 (take it back with `sgsd bank undo 2 --bank {folder}`)"
     assert run_json("show", 1)["entry"]["content"]["when_to_apply"] == ""
     last = run_json("show", 1)["history"][-1]
     assert (last["actor"], last["reason"]) == ("ada", "shorter")

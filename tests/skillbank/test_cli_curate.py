@@ -43,7 +43,8 @@ def test_a_query_is_shown_and_asked_about(bank: Bank, sgsd: CommandLine) -> None
     assert "--yes" in error
     assert bank.revision == 1
     out = sgsd.out("disable", "--where", "kind:skill double", "--yes", "--reason", "all alike")
-    assert out.endswith("disable: revision 2, 6 entries (6 skills) (take it back with `sgsd bank undo 2`)\n")
+    back = f"(take it back with `sgsd bank undo 2 --bank {bank.path}`)"
+    assert out.endswith(f"disable: revision 2, 6 entries (6 skills) {back}\n")
     assert bank.history(1)[-1].reason == "all alike"
 
 

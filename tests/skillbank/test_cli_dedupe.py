@@ -90,7 +90,7 @@ def test_it_asks_on_a_terminal(folder: Path, terminal: list[str], capsys: pytest
     assert active(folder) == [1, 2, 3, 4, 5]
     terminal.append("y")
     code, out, _ = run(capsys)
-    assert "2 entries superseded: revision 2 (take it back with `sgsd bank undo 2`)" in out
+    assert f"2 entries superseded: revision 2 (take it back with `sgsd bank undo 2 --bank {folder}`)" in out
     assert active(folder) == [2, 3, 5]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -197,6 +199,45 @@ def test_what_was_mined_and_undone_can_be_mined_again(bank: Bank) -> None:
     bank.undo(2, actor="me", skip_changed=True)
     assert bank.retrievable("skill") == [1, 4, 7, 10, 13, 16]
     assert bank.stats().entries == {"skill": 6, "mistake": 6, "pair": 6}
+
+
+def test_an_undo_that_leaves_everything_alone_makes_no_revision(bank: Bank) -> None:
+    with bank.change(actor="me") as change:
+        change.set_status([1], "disabled")
+    with bank.change(actor="me") as change:
+        change.set_status([1], "retired")
+    assert bank.undo(2, actor="me", skip_changed=True) is None
+    assert bank.revision == 3
+    assert bank.undo(3, actor="me", skip_changed=True) == bank.revision == 4
+
+
+def test_a_reader_who_may_not_write_there_sees_what_a_writer_commits(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with bank.change(actor="me") as change:
+        change.set_status([1], "disabled")
+    assert (bank.path / "bank.sqlite-wal").stat().st_size  # nothing was brought in yet
+    with Bank.open(bank.path, readonly=True) as reader:
+        assert reader.get(1).status == "disabled"
+
+
+def test_a_bank_where_one_may_not_write_is_read_as_it_stands(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bank.change(actor="me") as change:
+        change.set_status([1], "disabled")
+    left = tmp_path / "left"  # as by a writer that was killed
+    left.mkdir()
+    for name in ("bank.sqlite", "bank.sqlite-wal"):
+        shutil.copy(bank.path / name, left / name)
+    bank.close()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with Bank.open(bank.path, readonly=True) as reader:
+        assert reader.get(1).status == "disabled"
+        assert [file.name for file in bank.path.glob("bank.sqlite*")] == ["bank.sqlite"]
+    with pytest.raises(SkillBankError, match=r"only somebody who may write in .*left can bring in"):
+        Bank.open(left, readonly=True)
 
 
 def test_history_tells_who_and_why(bank: Bank) -> None:

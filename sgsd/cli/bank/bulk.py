@@ -55,7 +55,7 @@ def report(bank: Bank, done: Operation, preview: bool, json: bool) -> None:
     emit(
         {**done.model_dump(mode="json"), "changes": changes},
         json,
-        lambda: text.operation(done, preview, text.headlines_of(bank, done)),
+        lambda: text.operation(done, preview, text.headlines_of(bank, done), bank.path),
     )
 
 
@@ -69,7 +69,7 @@ def _ask(bank: Bank, seen: Operation, where: str) -> None:
             "ask: look with --preview, then add --yes",
             param_hint="--where",
         )
-    text.operation(seen, True, text.headlines_of(bank, seen), err=True)
+    text.operation(seen, True, text.headlines_of(bank, seen), bank.path, err=True)
     if not typer.confirm(f"{seen.action} {text.entries_count(seen.changed)}?", err=True):
         raise typer.Abort
 

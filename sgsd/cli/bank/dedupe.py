@@ -101,7 +101,7 @@ def dedupe(
         **done.model_dump(mode="json"),
         "rewording": None if rewordings is None else rewordings.model_dump(mode="json"),
     }
-    emit(payload, json, lambda: dedupe_text.merged(done, rewordings, by_model=model is not None))
+    emit(payload, json, lambda: dedupe_text.merged(done, rewordings, bank, by_model=model is not None))
     if held:
         note(f"{held:,} quarantined took no part: only what is retrieved is merged")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from sgsd.cli.bank.text import headline, one_line, paragraph, terminal_width
+from sgsd.cli.bank.text import headline, one_line, paragraph, terminal_width, undo_hint
 from sgsd.cli.common import counted
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def wordings(written: Rewordings) -> None:
         typer.echo(f"for the cluster of {keep}, no wording: {one_line(reason)}")
 
 
-def merged(done: Merged, written: Rewordings | None, *, by_model: bool) -> None:
+def merged(done: Merged, written: Rewordings | None, bank: Path, *, by_model: bool) -> None:
     if written is not None:
         tokens = f"{written.prompt_tokens:,} prompt tokens and {written.completion_tokens:,} of replies"
         typer.echo(f"{counted(written.calls, 'wording')}, {counted(written.calls_made, 'call')} made now ({tokens})")
@@ -72,8 +73,7 @@ def merged(done: Merged, written: Rewordings | None, *, by_model: bool) -> None:
         typer.echo(f"preview: {most}{_entries(done.superseded)} would be superseded{pairs}; nothing was changed")
         return
     typer.echo(
-        f"{_entries(done.superseded)} superseded{pairs}: revision {done.revision} "
-        f"(take it back with `sgsd bank undo {done.revision}`)"
+        f"{_entries(done.superseded)} superseded{pairs}: revision {done.revision} {undo_hint(done.revision, bank)}"
     )
 
 

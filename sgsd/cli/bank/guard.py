@@ -134,7 +134,7 @@ def retract(
 
     with writing(bank) as opened:
         done = take_back(opened, source, actor=actor(), reason=reason, preview=preview)
-    emit(done, json, lambda: guard_text.retraction(done, preview))
+    emit(done, json, lambda: guard_text.retraction(done, preview, bank))
 
 
 def _embedder(bank: Bank, near: bool) -> Embedder | None:

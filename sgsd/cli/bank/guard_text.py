@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sgsd.cli.bank.text import undo_hint
 from sgsd.cli.common import counted
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _body(certificate: Certificate) -> None:
     typer.echo(f"released      {_counts(certificate.released)}")
 
 
-def retraction(done: Retraction, preview: bool) -> None:
+def retraction(done: Retraction, preview: bool, bank: Path) -> None:
     typer.echo(f"source      {done.source}: {counted(done.rollouts, 'rollout')}, {counted(done.places, 'place')}")
     for name, ids in (("retired", done.retired), ("back again", done.revived), ("flagged", done.flagged)):
         if ids:
@@ -104,7 +105,7 @@ def retraction(done: Retraction, preview: bool) -> None:
     elif done.revision is None:
         typer.echo("nothing changed")
     else:
-        typer.echo(f"revision {done.revision} (take it back with `sgsd bank undo {done.revision}`)")
+        typer.echo(f"revision {done.revision} {undo_hint(done.revision, bank)}")
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

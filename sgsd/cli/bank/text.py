@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import textwrap
@@ -217,7 +218,12 @@ def consequences(done: Operation, *, err: bool = False) -> None:
         typer.echo(f"left as it is: {_ids(left.ids)}: {left.why}", err=err)
 
 
-def operation(done: Operation, preview: bool, words: Mapping[int, str], *, err: bool = False) -> None:
+def undo_hint(revision: int | None, bank: Path) -> str:
+    """How to take a revision back."""
+    return f"(take it back with `sgsd bank undo {revision} --bank {shlex.quote(str(bank))}`)"
+
+
+def operation(done: Operation, preview: bool, words: Mapping[int, str], bank: Path, *, err: bool = False) -> None:
     changes(done.changes, words, err=err)
     total = sum(done.fields.values())
     if total > len(done.changes):
@@ -230,7 +236,7 @@ def operation(done: Operation, preview: bool, words: Mapping[int, str], *, err: 
     if preview:
         typer.echo(f"preview: nothing was changed{f'; it would change {count}' if count else ''}", err=err)
         return
-    back = f"(take it back with `sgsd bank undo {done.revision}`)"
+    back = undo_hint(done.revision, bank)
     typer.echo(f"{done.action}: revision {done.revision}{f', {count}' if count else ''} {back}", err=err)
 
 
