@@ -53,12 +53,13 @@ def _contents(bank: Bank, ids: Sequence[int]) -> list[tuple[int, Skill | Mistake
 
 
 def _evidence(bank: Bank, ids: Sequence[int]) -> dict[int, list[Evidence]]:
-    rows = bank.db.rows(
-        "SELECT * FROM (SELECT x.*, row_number() OVER (PARTITION BY entry_id ORDER BY id) AS place FROM evidence x"
-        " WHERE active AND entry_id IN (SELECT value FROM json_each(?))) WHERE place <= ? ORDER BY id",
-        (json.dumps(ids), PLACES),
+    rows = bank.db.stream(
+        "SELECT * FROM evidence WHERE active AND entry_id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        (json.dumps(ids),),
     )
     evidence: dict[int, list[Evidence]] = {entry_id: [] for entry_id in ids}
     for row in rows:
-        evidence[row["entry_id"]].append(to_evidence(row))
+        known = evidence[row["entry_id"]]
+        if len(known) < PLACES:
+            known.append(to_evidence(row))
     return evidence

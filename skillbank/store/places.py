@@ -63,10 +63,15 @@ def resting_on(db: Database, problem_ids: Sequence[str]) -> dict[str, set[int]]:
 
 def to_evidence(row: Row) -> Evidence:
     """Raises BankCorrupt when the row is no evidence."""
-    values = {name: row[name] for name in Evidence.model_fields if name != "span"}
-    span = None if row["span_start"] is None else (row["span_start"], row["span_end"])
     try:
-        return Evidence(**values, span=span)
+        return Evidence(
+            rollout_id=row["rollout_id"],
+            problem_id=row["problem_id"],
+            outcome=row["outcome"],
+            quote=row["quote"],
+            span=None if row["span_start"] is None else (row["span_start"], row["span_end"]),
+            source=row["source"],
+        )
     except ValidationError as error:
         raise BankCorrupt(
             f"a place in rollout {row['rollout_id']} cannot be read: look the bank over with `sgsd bank doctor`"
