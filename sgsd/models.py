@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sgsd.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from sgsd.config import LoraConfig, ModelConfig
@@ -53,28 +54,39 @@ def load_student(
     computes in. At 5e-6 an update is below the resolution of a bfloat16 weight (0.02 - 5e-6 is 0.02): training would
     change nothing. Adapters are float32 over a base of any dtype.
 
-    Raises ModelNotFound when there is no such model, ConfigError when tokenizer or adapter do not fit.
+    An adapter that was trained on a 4-bit base gets that base again, whatever `config.quantization` says.
+
+    Raises ModelNotFound when there is no such model, ConfigError when tokenizer or adapter do not fit, or the adapter
+    is of a kind that cannot be scored (`check_adapter`).
     """
     import torch
 
     path = resolve_model_path(config.name_or_path)
     adapter = _adapter_settings(path)
     base = resolve_model_path(str(adapter["base_model_name_or_path"])) if adapter else path
+    quantization = base_quantization(Path(path)) or config.quantization
+    if quantization and training and config.lora is None:
+        raise ConfigError(f"model.quantization = {quantization} trains an adapter alone: set model.lora, or drop it")
     tokenizer = load_tokenizer(path if (Path(path) / "tokenizer_config.json").is_file() else base, config.revision)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = "float32" if training and config.lora is None else config.dtype
     with _no_bar_over_weights():
-        model = _load_weights(base, config, "float32" if training and config.lora is None else config.dtype)
+        model = _load_weights(base, config, dtype, _four_bit(dtype, device) if quantization else {})
+    if quantization:
+        _keep_unpacked(model)
     if adapter is not None:
         model = _load_adapter(model, path, adapter, config.lora)
     elif config.lora is not None:
         model = _add_adapter(model, config.lora)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def merge_adapter(folder: Path, out: Path) -> Path:
     """Adapter and base as one model in `out`, which AutoModelForCausalLM and vLLM load. Returns `out`.
 
-    The sum is made in float32 and stored in the base's dtype; `out` appears whole or not at all. Raises ConfigError
-    when `folder` holds no adapter, or `out` is there already.
+    The sum is made in float32 and stored in the base's dtype; `out` appears whole or not at all. A 4-bit base is first
+    spelled out as what its four bits mean, which is what the adapter was trained on. Raises ConfigError when `folder`
+    holds no adapter, or `out` is there already.
     """
     import torch
     from peft import PeftModel
@@ -88,7 +100,10 @@ def merge_adapter(folder: Path, out: Path) -> Path:
     base = resolve_model_path(str(adapter["base_model_name_or_path"]))
     stored = AutoConfig.from_pretrained(base).dtype or torch.float32
     with _no_bar_over_weights(), tempfile.TemporaryDirectory(prefix=f"{out.name}.tmp-", dir=out.parent) as half:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        four_bit = _four_bit("float32", "cpu") if base_quantization(folder) else {}
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **four_bit)
+        if four_bit:
+            model = model.dequantize()  # type: ignore[no-untyped-call]
         with quiet_peft():
             merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         made = Path(half) / out.name
@@ -125,7 +140,82 @@ def default_dtype() -> Literal["bfloat16", "float32"]:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-def _load_weights(base: str, config: ModelConfig, dtype: str) -> Any:
+def check_adapter(model: Any, settings: PeftConfig | None = None) -> None:
+    """Raise ConfigError for an adapter under which log-probs cannot be read as `sgsd.score` reads them.
+
+    `settings` None takes those of the model, which may have no adapter at all.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    settings = settings or getattr(model, "active_peft_config", None)
+    if settings is None:
+        return
+    if settings.is_prompt_learning:
+        kind = str(settings.peft_type).rpartition(".")[2]
+        raise ConfigError(
+            f"a {kind} adapter learns a prefix, and a skill would be scored beside it, not by the weights: use LoRA "
+            "(model.lora, or a peft.LoraConfig)"
+        )
+    if not hasattr(model, "active_peft_config"):
+        return  # not put on yet
+    inner = model.get_base_model()
+    changed = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    if isinstance(inner.get_output_embeddings(), changed):
+        raise ConfigError(
+            "the adapter changes the head, which is read in chunks of plain weights so that no row of logits exists: "
+            "leave lm_head out of target_modules and modules_to_save"
+        )
+    if inner.config.get_text_config().tie_word_embeddings and isinstance(inner.get_input_embeddings(), changed):
+        raise ConfigError(
+            "the adapter changes embeddings that are tied to the head, and would part them: leave embed_tokens out of "
+            "target_modules and modules_to_save"
+        )
+
+
+BASE_FILE = "base.json"
+"""In the folder of an adapter that was trained on a quantised base: how that was quantised."""
+
+
+def note_base(model: Any, folder: Path) -> None:
+    """Beside an adapter's weights, say that its base had four bits: on another base it is another model."""
+    if getattr(model, "is_loaded_in_4bit", False):
+        (folder / BASE_FILE).write_text(json.dumps({"quantization": "4bit"}), encoding="utf-8")
+
+
+def base_quantization(folder: Path) -> str | None:
+    """How the base of the adapter in a folder was quantised; None when it was not, or there is no adapter."""
+    file = folder / BASE_FILE
+    return str(json.loads(file.read_text(encoding="utf-8"))["quantization"]) if file.is_file() else None
+
+
+def _four_bit(dtype: str, device: str) -> dict[str, Any]:
+    """QLoRA's storage (arXiv 2305.14314): NF4 with quantised scales, products in `dtype`."""
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError('model.quantization = 4bit needs bitsandbytes: pip install "sgsd[quantized]"')
+    settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def _keep_unpacked(model: Any) -> None:
+    """On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight at its first pass without gradient, with scales
+    rounded to bfloat16, and the gradients of later passes are wrong or missing."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _load_weights(base: str, config: ModelConfig, dtype: str, quantized: dict[str, Any]) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -139,6 +229,7 @@ def _load_weights(base: str, config: ModelConfig, dtype: str) -> Any:
             revision=config.revision,
             dtype=getattr(torch, dtype),
             attn_implementation=config.attention,
+            **quantized,
         )
     except ImportError as error:
         raise ConfigError(f"model.attention = {config.attention} cannot be had: {_first_line(error)}") from error
@@ -204,14 +295,20 @@ def _adapter_settings(path: str) -> dict[str, Any] | None:
 
 
 def _load_adapter(model: Any, path: str, adapter: dict[str, Any], wanted: LoraConfig | None) -> Any:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    if wanted is not None and wanted.r != adapter.get("r"):
-        raise ConfigError(
-            f"model.lora.r = {wanted.r}, but the adapter at {path} has r = {adapter.get('r')}: make them equal"
-        )
+    settings = PeftConfig.from_pretrained(path)
+    check_adapter(model, settings)
+    for key, name in (("r", "r"), ("dora", "use_dora"), ("rslora", "use_rslora")):
+        if wanted is not None and getattr(wanted, key) != adapter.get(name):
+            raise ConfigError(
+                f"model.lora.{key} = {getattr(wanted, key)}, but the adapter at {path} has {name} = "
+                f"{adapter.get(name)}: make them equal"
+            )
     with quiet_peft():
-        return PeftModel.from_pretrained(model, path, is_trainable=wanted is not None)
+        loaded = PeftModel.from_pretrained(model, path, is_trainable=wanted is not None)
+    check_adapter(loaded)
+    return loaded
 
 
 def _add_adapter(model: Any, lora: LoraConfig) -> Any:
@@ -223,12 +320,24 @@ def _add_adapter(model: Any, lora: LoraConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
     )
     try:
-        with quiet_peft():
-            return peft.get_peft_model(model, settings)
+        return put_on(model, settings)
     except ValueError as error:
         raise ConfigError(f"model.lora: {_first_line(error)}") from error
+
+
+def put_on(model: Any, settings: PeftConfig) -> Any:
+    """The model with a new adapter. Raises ConfigError for one that cannot be scored."""
+    from peft import get_peft_model
+
+    check_adapter(model, settings)
+    with quiet_peft():
+        adapted = get_peft_model(model, settings)
+    check_adapter(adapted)
+    return adapted
 
 
 def _first_line(error: BaseException) -> str:

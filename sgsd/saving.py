@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sgsd.checkpoint import CheckpointPart, CheckpointWriter, checkpoint_bytes, newest_checkpoint, read_about
+from sgsd.models import note_base
 
 
 class WholeCheckpoints(Trainer):
@@ -62,6 +63,11 @@ class WholeCheckpoints(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         """Where the parent puts a checkpoint."""
         return str(self._staged.parent) if self._staged else super()._get_output_dir(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            note_base(self.accelerator.unwrap_model(self.model), Path(output_dir or str(self.args.output_dir)))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         about = self.about() if self.args.should_save else {}

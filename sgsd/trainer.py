@@ -30,7 +30,7 @@ from sgsd.generate import Engine, Generator
 from sgsd.generate.engines import training_generator
 from sgsd.maintain import Maintenance
 from sgsd.methods import Method, Retriever, Window, open_bank, sgsd_method
-from sgsd.models import default_dtype, load_student, quiet_peft
+from sgsd.models import check_adapter, default_dtype, load_student, put_on
 from sgsd.progress import AfterStep, Tally
 from sgsd.prompts import plain_user_text, render
 from sgsd.ranks import check_wrapper
@@ -310,11 +310,9 @@ class SGSDTrainer(DistillationTrainer):
         if processing_class is None:
             raise ConfigError("processing_class is None: a model that is given as an object needs its tokenizer")
         if peft_config is not None:
-            from peft import get_peft_model
-
             set_seed(args.seed)  # its weights are drawn
-            with quiet_peft():
-                model = cast(PreTrainedModel, get_peft_model(cast(PreTrainedModel, model), peft_config))
+            model = cast(PreTrainedModel, put_on(model, peft_config))
+        check_adapter(model)
         check_scoring(cast(PreTrainedModel, model))
         if verifier is None or isinstance(verifier, str):
             verifier = load_verifier(method.verifier.model_copy(update={"name": verifier or method.verifier.name}))

@@ -29,6 +29,11 @@ class LoraConfig(Config):
     alpha: PositiveInt = 128
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Without `lm_head`: the head is read in chunks of plain weights."""
+    dora: bool = False
+    """Length and direction of each weight learned apart (DoRA): nearer to training all weights, slower."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) in place of alpha / r, so that a large r learns as fast as a small one."""
 
 
 class ModelConfig(Config):
@@ -41,6 +46,8 @@ class ModelConfig(Config):
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     lora: LoraConfig | None = None
     """None trains every weight."""
+    quantization: Literal["4bit"] | None = None
+    """`4bit` stores the base's linear layers in NF4 with nested scales (bitsandbytes); an adapter is trained on it."""
 
 
 class DataConfig(Config):
