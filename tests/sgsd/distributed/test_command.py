@@ -36,6 +36,7 @@ def config(tmp_path: Path) -> Path:
         "data": data,
         "verifier": {"name": "exact"},
         "bank": {"path": str(make_bank(tmp_path / "bank")), "k": 2, "mode": "random"},
+        "ledger": {"placebo_share": 1},
         "rollout": {"max_new_tokens": 6, "max_prompt_tokens": 200},
         "train": {"max_steps": 3, "per_device_batch_size": 1, "gradient_accumulation_steps": 2, "save_every": 2},
         "eval": {"every_steps": 3, "data": data | {"limit": 3}, "sampling": {"temperature": 0, "max_new_tokens": 4}},
@@ -67,7 +68,8 @@ def test_a_run_of_two_processes_goes_on_in_one(config: Path) -> None:
     assert lines == 3 * 4
     with Bank.open(config.parent / "bank") as bank:
         measured = bank.stats().usage
-        assert measured == 3 * 4 * 2  # each problem has two teachers, and a random model is never unverifiable
+        # Each problem has two teachers and a placebo, and a random model is never unverifiable.
+        assert measured == 3 * 4 * (2 + 1)
 
     again = torchrun(2, "-m", "sgsd", "train", str(config))
     refused = [line for line in again.err.splitlines() if line.startswith("sgsd (")]
@@ -82,7 +84,7 @@ def test_a_run_of_two_processes_goes_on_in_one(config: Path) -> None:
     assert (told["processes"], told["wrapper"], told["steps"]) == (1, "none", 5)
     assert steps(out) == [1, 2, 3, 4, 5]
     with Bank.open(config.parent / "bank") as bank:
-        assert bank.stats().usage == measured + 2 * 4 * 2
+        assert bank.stats().usage == measured + 2 * 4 * (2 + 1)
 
 
 def test_a_killed_process_ends_the_run(config: Path) -> None:
