@@ -115,6 +115,11 @@ class Maintenance(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.config.miner == "model" and self.config.model is None and _sharded(self.student[0]):
+            raise ConfigError(
+                "maintain.miner is model and maintain.model is not set, but no rank holds the student whole: name a "
+                "model and its endpoint, or mine by contrast"
+            )
         if state.global_step:
             return  # resumed, and what came after the checkpoint was taken back
         standing = runs.standing_revisions(self.bank, self.actor)
@@ -154,7 +159,7 @@ class Maintenance(TrainerCallback):
     def _change(self, step: int, *, mine: bool) -> dict[str, int]:
         """One revision: new entries in, surplus ones out."""
         mined = self._mine(step) if mine else None
-        counts = dict.fromkeys(("mined", "added", "merged", "left_out", "quarantined", "retired"), 0)
+        counts = dict.fromkeys(("mined", "added", "merged", "left_out", "quarantined", "retired", "pruned"), 0)
         added = dict(self.added)
         with self.bank.change(actor=self.actor, reason=f"{self.output_dir}, step {step}") as change:
             if mined is not None:
@@ -163,8 +168,12 @@ class Maintenance(TrainerCallback):
                 added |= dict.fromkeys(ids, step)
                 counts |= {"mined": len(mined.found), "added": len(ids), "merged": stored.known}
                 counts |= {"left_out": stored.left_out, "quarantined": stored.quarantined}
+            young = self._young(step, added)
+            if self.config.min_correlation is not None:
+                misled = runs.undiscerning_entries(self.bank, self.config.min_correlation, young=young)
+                change.set_status(misled, "retired")
+                counts["pruned"] = len(misled)
             for kind in SIDES:
-                young = self._young(step, added)
                 surplus = runs.over_capacity(self.bank, kind, self.config.capacity, young=young)
                 change.set_status(surplus, "retired")
                 counts["retired"] += len(surplus)
@@ -242,6 +251,11 @@ class Maintenance(TrainerCallback):
                 "others since and stay: the run goes on with them, and so differently",
                 stacklevel=2,
             )
+
+
+def _sharded(model: Any) -> bool:
+    """Whether a rank alone cannot generate with it: under `fully_shard`, or DeepSpeed's third stage."""
+    return any(hasattr(p, "ds_id") or hasattr(p, "device_mesh") for p in model.parameters())
 
 
 def _read(file: Path) -> list[PastRollout]:
