@@ -1,22 +1,22 @@
 """Every setting of training and evaluation.
 
 base.py      what every section is
+bank.py      what is retrieved from the bank, and what becomes of it
 engine.py    what draws completions
 sections.py  what else there is to set, with units and meanings; defaults are the papers'
 reading.py   YAML in, overrides, one-line complaints, YAML out
 """
 
+from sgsd.config.bank import BankConfig, MaintainConfig
 from sgsd.config.base import Config
 from sgsd.config.engine import EngineConfig, ServerConfig, VllmConfig
 from sgsd.config.reading import apply_override, load_config, parse_config, save_config
 from sgsd.config.sections import (
-    BankConfig,
     DataConfig,
     DiagnosticsConfig,
     EvalConfig,
     GRPOConfig,
     LoraConfig,
-    MaintainConfig,
     ModelConfig,
     ObjectiveConfig,
     OPDConfig,
