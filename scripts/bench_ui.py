@@ -39,6 +39,8 @@ PAGES = {
     "entry, pair": "/entries/3",
     "review": "/review",
     "revisions": "/revisions",
+    "training": "/training",
+    "training of an entry": "/training?entry=1",
     "revision of 30,000 events": "/revisions/1",
 }
 FILTERS = {

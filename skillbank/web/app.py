@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from skillbank.errors import BankBusy, BankCorrupt, BankNotFound, EntryNotFound, SkillBankError
-from skillbank.web import bulk, clusters, entries, entry, merging, overview, playground, review, revisions
+from skillbank.web import bulk, clusters, entries, entry, merging, overview, playground, review, revisions, training
 from skillbank.web.pages import refusal
 from skillbank.web.safety import Safety, check_csrf
 from skillbank.web.site import Site
@@ -45,7 +45,7 @@ def create_app(site: Site) -> FastAPI:
         dependencies=[Depends(check_csrf)],
     )
     app.state.site = site
-    for part in (overview, entries, bulk, entry, review, merging, clusters, revisions, playground):
+    for part in (overview, entries, bulk, entry, review, merging, clusters, revisions, playground, training):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(SkillBankError, _refused)

@@ -7,10 +7,12 @@ and its numbers stand in the page as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from markupsafe import Markup, escape
 
 from skillbank.look.growth import Stand
+from skillbank.look.training import VERDICTS, Share, Span
 from skillbank.records import Kind
 
 WIDTH, HEIGHT = 560, 150
@@ -18,11 +20,14 @@ LEFT, BOTTOM = 44, 20
 """Room for the labels of the axes."""
 
 
-def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]]) -> Markup:
-    """One bar a name, of one piece a part; a part is drawn in the class `part-NAME`."""
+def stacked_bars(
+    title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]], *, whole: float | None = None
+) -> Markup:
+    """One bar a name, of one piece a part, drawn in the class `part-NAME`; up to `whole`, or as high as the highest."""
     totals = [sum(column) for column in zip(*parts.values(), strict=True)] if parts else []
-    top = nice(max(totals, default=0))
+    top = nice(max(totals, default=0)) if whole is None else whole
     step = (WIDTH - LEFT) / max(1, len(names))
+    gap = min(2, step / 10)
     drawn = [_grid(0, top)]
     base = [0.0] * len(names)
     for part, values in parts.items():
@@ -32,9 +37,9 @@ def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[
             if value:
                 drawn.append(
                     Markup('<rect class="part part-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">').format(
-                        part, LEFT + n * step + 2, y, max(1, step - 4), max(0.5, height)
+                        part, LEFT + n * step + gap, y, max(1, step - 2 * gap), max(0.5, height)
                     )
-                    + Markup("<title>{}, {}: {}</title></rect>").format(names[n], part, f"{value:,g}")
+                    + Markup("<title>{}, {}: {}</title></rect>").format(names[n], part, _number(value))
                 )
             base[n] += value
     every = max(1, len(names) // 8)
@@ -49,7 +54,7 @@ def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[
 
 
 def steps(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Lines through points, x growing; each in the class `line-NAME`."""
+    """Lines through points, x growing; each in the class `line-NAME`, with its name at its end."""
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
     low_x, high_x = min(xs, default=0.0), max(xs, default=1.0)
@@ -67,11 +72,18 @@ def steps(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Mar
                 name, " ".join(place(x, y) for x, y in points), name
             )
         )
+        if points:
+            right, up = place(*points[-1]).split(",")
+            drawn.append(
+                Markup('<text class="name" x="{}" y="{:.1f}" text-anchor="end">{}s</text>').format(
+                    right, max(9.0, float(up) - 4), name
+                )
+            )
     for x, anchor in ((low_x, "start"), (high_x, "end")):
         across = LEFT if anchor == "start" else WIDTH - 4
         drawn.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                across, HEIGHT - 5, anchor, f"{x:,g}"
+                across, HEIGHT - 5, anchor, _number(x)
             )
         )
     return _svg(title, drawn)
@@ -80,6 +92,40 @@ def steps(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Mar
 def points(stands: Sequence[Stand], kind: Kind) -> list[tuple[float, float]]:
     """The line of one kind through the stands of a bank, as `steps` draws it."""
     return [(stand.revision, stand.entries[kind]) for stand in stands]
+
+
+def names(spans: Sequence[Span]) -> list[str]:
+    """Each span of steps by its first one."""
+    return [f"{span.first:,}" for span in spans]
+
+
+def percent(spans: Sequence[Span], of: Literal["uses", "placebo"]) -> dict[str, list[float]]:
+    """Of each verdict its share of a span's uses, or of its placebos, in per cent."""
+    found = [getattr(span, of) for span in spans]
+    return {verdict: [100 * one[verdict] / max(1, sum(one.values())) for one in found] for verdict in VERDICTS}
+
+
+def counts(spans: Sequence[Span]) -> dict[str, list[float]]:
+    """Of each verdict how many uses of each span had it."""
+    return {verdict: [float(span.uses[verdict]) for span in spans] for verdict in VERDICTS}
+
+
+def interval(share: Share, other: Share | None, name: str) -> Markup:
+    """A share in [0, 1] as a bar with its interval; the dashes under it are the placebo's interval."""
+    drawn = Markup(
+        '<rect class="whole" width="100" height="14"/><rect class="part part-{}" width="{:.2f}" height="8"/>'
+        '<line class="bounds" x1="{:.2f}" x2="{:.2f}" y1="4" y2="4"/>'
+    ).format(name, 100 * share.value, 100 * share.low, 100 * share.high)
+    said = f"{name}: {share.value:.1%}, {share.low:.1%} to {share.high:.1%}"
+    if other is not None:
+        drawn += Markup('<line class="beside" x1="{:.2f}" x2="{:.2f}" y1="11.5" y2="11.5"/>').format(
+            100 * other.low, 100 * other.high
+        )
+        said += f"; placebo {other.value:.1%}, {other.low:.1%} to {other.high:.1%}"
+    return Markup(
+        '<svg class="share interval" viewBox="0 0 100 14" preserveAspectRatio="none" role="img">'
+        "<title>{}</title>{}</svg>"
+    ).format(said, drawn)
 
 
 def share(value: float, title: str) -> Markup:
@@ -105,9 +151,13 @@ def _grid(bottom: float, top: float) -> Markup:
         y = (top - value) / (top - bottom) * (HEIGHT - BOTTOM)
         drawn += Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH, y, y)
         drawn += Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            LEFT - 6, min(max(y + 4, 10), HEIGHT - BOTTOM), f"{value:,g}"
+            LEFT - 6, min(max(y + 4, 10), HEIGHT - BOTTOM), _number(value)
         )
     return drawn
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 
 def _svg(title: str, drawn: Sequence[Markup]) -> Markup:

@@ -15,6 +15,7 @@ from skillbank.records import Flag, MinedEntry, RetrievedPair, Skill
 from skillbank.store import Bank, Query
 from skillbank.web import Site
 
+from ..test_training_view import used
 from .browser import Window, chromium, served
 from .test_untrusted import hostile as hostile  # the fixture
 
@@ -211,7 +212,8 @@ LOW_CONTRAST = """() => {
     .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
   const ground = element => { for (let e = element; e; e = e.parentElement) {
-    const found = rgb(getComputedStyle(e).backgroundColor); if (found[3] === 255) return found; } return [255, 255, 255]; };
+    const found = rgb(getComputedStyle(e).backgroundColor); if (found[3] === 255) return found; }
+    return [255, 255, 255]; };
   const faint = [];
   for (const element of document.querySelectorAll('body *')) {
     const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
@@ -232,18 +234,12 @@ def test_pages_fit_and_can_be_read(bank: Bank, window: Callable[..., Window], wi
         change.flag(7, [Flag(rule="url", reason="x" * 200)])
     curate.edit(bank, 4, {"principle": "a" * 300}, actor="ada", reason="long words " * 20)
     curate.tag(bank, [1, 2, 3], ["algebra", "a rather long tag of a few words"], actor="ada")
+    teachers = ((1, 2), (4, 5), (0, 0))
+    bank.record_usage(used(step, f"p{step}", step % 3 - 1, *sides) for step in range(1, 41) for sides in teachers)
     view = window(width=width, theme=theme)
-    paths = [
-        "/",
-        "/entries",
-        "/entries?q=kind:skill+status:active",
-        "/entries/1",
-        "/entries/3",
-        "/entries/4",
-        "/review",
-    ]
+    paths = ["/", "/entries", "/entries?q=kind:skill+status:active", *(f"/entries/{n}" for n in (1, 3, 4)), "/review"]
     paths += ["/clusters?threshold=0.6", "/revisions", "/revisions/2", "/revisions/diff?from=1", "/entries/1/merge"]
-    paths += ["/playground?problem=What+is+5+quix+7%3F", "/rollouts/p-zorp-correct"]
+    paths += ["/playground?problem=What+is+5+quix+7%3F", "/rollouts/p-zorp-correct", "/training"]
     for path in paths:
         view.open(path)
         view.unfold()

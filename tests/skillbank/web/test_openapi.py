@@ -1,4 +1,4 @@
-"""Any request at all is answered without failing: schemathesis over the application's OpenAPI, on a bank with entries."""
+"""Any request is answered without failing: schemathesis over the application's OpenAPI, on a bank with entries."""
 
 from __future__ import annotations
 
