@@ -21,7 +21,7 @@ from typing import Any
 
 STEPS = ["--level", "easy", "--set", "train.max_steps=30", "--set", "eval.every_steps=5"]
 MISLEADING = ["--misleading", "0.85"]
-MAINTAINED = ["--set", "maintain.every_steps=3", "--set", "maintain.min_correlation=0.5"]
+MAINTAINED = ["--set", "maintain.every_steps=3", "--set", "maintain.prune=correlation_high:<0.5"]
 SETTINGS: dict[str, list[str]] = {
     "clean": STEPS,
     "misleading": [*STEPS, *MISLEADING],

@@ -40,6 +40,7 @@ from skillbank.records import Kind
 from skillbank.records import Rollout as PastRollout
 from skillbank.rollouts import write_rollouts
 from skillbank.store.query import SIDES
+from skillbank.usage.keep import KeepRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,8 @@ OUT_OF_REACH = (BankBusy, EndpointUnavailable, EndpointRefuses, CompletionFailed
 class Maintenance(TrainerCallback):
     """Looks after the bank of one run. Every rank has one; the main rank's does the work.
 
-    Raises ConfigError when the bank cannot be written, or holds what an earlier start of this very run made.
+    Raises InvalidOption for a rule that cannot be read; ConfigError when the bank cannot be written, or holds what an
+    earlier start of this very run made.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Maintenance(TrainerCallback):
             raise ConfigError(f"maintain.every_steps is set but {retriever.bank.path} cannot be written: give a copy")
         self.config, self.retriever = config, retriever
         self.output_dir, self.sampling, self.student = output_dir, sampling, student
+        self.rule = None if config.prune is None else KeepRule.parse(config.prune)
         place = Path(output_dir).resolve()
         self.run = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
         """What the run is called in the bank; a folder that was moved keeps its name through its checkpoints."""
@@ -169,10 +172,10 @@ class Maintenance(TrainerCallback):
                 counts |= {"mined": len(mined.found), "added": len(ids), "merged": stored.known}
                 counts |= {"left_out": stored.left_out, "quarantined": stored.quarantined}
             young = self._young(step, added)
-            if self.config.min_correlation is not None:
-                misled = runs.undiscerning_entries(self.bank, self.config.min_correlation, young=young)
-                change.set_status(misled, "retired")
-                counts["pruned"] = len(misled)
+            if self.rule is not None:
+                ruled_out = runs.ruled_out(self.bank, self.rule, young=young)
+                change.set_status(ruled_out, "retired")
+                counts["pruned"] = len(ruled_out)
             for kind in SIDES:
                 surplus = runs.over_capacity(self.bank, kind, self.config.capacity, young=young)
                 change.set_status(surplus, "retired")

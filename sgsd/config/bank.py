@@ -54,9 +54,9 @@ class MaintainConfig(Config):
     static and untouched: what was mined from files, imported or written, and what is pinned."""
     young_steps: NonNegativeInt = 50
     """Optimiser steps for which a new entry gives way to none: it has had no time to be measured."""
-    min_correlation: float | None = Field(None, ge=-1.0, le=1.0)
-    """Also retire, static ones included, entries whose support surely (95 %) correlates less than this with the
-    outcome: they do not tell right rollouts from wrong ones. None leaves static entries alone."""
+    prune: str | None = None
+    """Also retire what fits a rule of `sgsd bank prune`, static entries included, such as `correlation_high:<0.5`:
+    those that surely do not tell right rollouts from wrong ones. None leaves static entries alone."""
     near_cosine: float = Field(0.9, ge=-1.0, le=1.0)
     """Problems at least so near are contrasted too: one rollout a problem rarely shows both outcomes."""
     miner: Literal["contrast", "model"] = "contrast"

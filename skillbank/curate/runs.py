@@ -6,20 +6,16 @@ nothing is deleted, and the run makes the same entries again under the same ids.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
-from statistics import NormalDist
 
 from skillbank.records import Kind, Record
 from skillbank.store import Bank, Query
 from skillbank.store.query import SIDES
-from skillbank.usage import Estimate, estimates
+from skillbank.usage import estimates
+from skillbank.usage.keep import KeepRule
 
 ONLINE = "online"
 """Origin of the entries that a run makes while it trains. All others are static, and so are pinned ones."""
-
-SURE = 0.975
-"""Of an upper bound: the end of a 95 % interval."""
 
 
 class TakenBack(Record):
@@ -70,23 +66,13 @@ def dynamic_entries(bank: Bank, kind: Kind) -> list[int]:
     return bank.ids(Query(kind=kind, status="active", origin=ONLINE, pinned=False))
 
 
-def undiscerning_entries(bank: Bank, min_correlation: float, *, young: Collection[int]) -> list[int]:
-    """The active skills and mistakes, static ones included, that do not tell right rollouts from wrong ones: surely
-    (`SURE`) their support correlates less than `min_correlation` with the outcome. Pinned and `young` ones are spared.
-
-    Not by utility: where a rollout is wrong, advice that is wrong in another way opposes it too and counts as helpful.
-    """
-    ids = [i for kind in SIDES for i in bank.ids(Query(kind=kind, status="active", pinned=False)) if i not in young]
-    found = (one.entry_id for one in estimates(bank, ids=ids) if one.kind in SIDES and _at_most(one) < min_correlation)
-    return sorted(entry_id for entry_id in found if entry_id is not None)
-
-
-def _at_most(one: Estimate) -> float:
-    """The upper bound of a correlation, by Fisher's transformation over the problems; 1 where they are too few."""
-    if one.correlation is None or one.problems <= 3:
-        return 1.0
-    value = min(max(one.correlation.value, -0.999), 0.999)
-    return math.tanh(math.atanh(value) + NormalDist().inv_cdf(SURE) / math.sqrt(one.problems - 3))
+def ruled_out(bank: Bank, rule: KeepRule, *, young: Collection[int]) -> list[int]:
+    """The active skills and mistakes, static ones included, that a keep rule retires; pinned and `young` ones stay."""
+    fitting = set(bank.ids(rule.where))
+    active = (i for kind in SIDES for i in bank.ids(Query(kind=kind, status="active", pinned=False)))
+    among = {entry_id for entry_id in active if entry_id in fitting and entry_id not in young}
+    chosen = rule.choose(estimates(bank, ids=among), among)
+    return sorted(one.entry_id for one in chosen.retired if one.entry_id is not None)
 
 
 def over_capacity(bank: Bank, kind: Kind, capacity: int, *, young: Collection[int]) -> list[int]:

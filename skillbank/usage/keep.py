@@ -10,8 +10,10 @@ A rule is the criteria of a `Query` and bounds on an `Estimate`; entries that fi
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
+from statistics import NormalDist
 from typing import NamedTuple
 
 from skillbank.errors import InvalidOption
@@ -30,6 +32,7 @@ MEASURES: Mapping[str, Callable[[Estimate], float | None]] = {
     "high": lambda one: one.high,
     "support": lambda one: one.mean_support,
     "correlation": lambda one: None if one.correlation is None else one.correlation.value,
+    "correlation_high": lambda one: _correlation_high(one),
     "z": lambda one: None if one.correlation is None else one.correlation.z,
     "placebo": lambda one: None if one.placebo is None else one.placebo.support.value,
     "placebo_low": lambda one: None if one.placebo is None else one.placebo.support.low,
@@ -54,6 +57,14 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
 }
+
+
+def _correlation_high(one: Estimate) -> float | None:
+    """The upper end of the correlation's 95 % interval, by Fisher's transformation over the problems."""
+    if one.correlation is None or one.problems <= 3:
+        return None
+    value = min(max(one.correlation.value, -0.999), 0.999)
+    return math.tanh(math.atanh(value) + NormalDist().inv_cdf(0.975) / math.sqrt(one.problems - 3))
 
 
 class Chosen(NamedTuple):

@@ -17,10 +17,11 @@ from sgsd.config import MaintainConfig, RunConfig, SamplingConfig, parse_config
 from sgsd.errors import ConfigError, TrainingError
 from sgsd.run import RunResult, train_run
 from skillbank.curate import runs
-from skillbank.errors import BankBusy
+from skillbank.errors import BankBusy, InvalidOption
 from skillbank.records import Entry, Mistake, Skill
 from skillbank.retrieve import Retriever, Settings
 from skillbank.store import Bank, Query, UsageRow
+from skillbank.usage.keep import KeepRule
 
 from .distributed.launch import torchrun
 from .maintain_ranks import RuleVerifier, Spoken, maintained
@@ -252,12 +253,15 @@ def test_entries_that_do_not_tell_right_from_wrong_are_retired_when_asked(folder
                     use(bank, skills[entry], mistakes[entry], support * sign, problem=str(problem), outcome=outcome)
         with bank.change(actor="me") as change:
             change.pin([skills[3]])
-        found = runs.undiscerning_entries(bank, 0.5, young={mistakes[3]})
-        assert found == sorted([skills[1], mistakes[1]])
-        assert runs.undiscerning_entries(bank, 0.5, young=()) == sorted([skills[1], mistakes[1], mistakes[3]])
-        assert runs.undiscerning_entries(bank, -1.0, young=()) == []
+        rule = KeepRule.parse("correlation_high:<0.5")
+        assert runs.ruled_out(bank, rule, young={mistakes[3]}) == sorted([skills[1], mistakes[1]])
+        assert runs.ruled_out(bank, rule, young=()) == sorted([skills[1], mistakes[1], mistakes[3]])
+        assert runs.ruled_out(bank, KeepRule.parse("correlation_high:<0.5 kind:skill"), young=()) == [skills[1]]
+        assert runs.ruled_out(bank, KeepRule.parse("correlation_high:<-0.9"), young=()) == []
 
-    config = folders.config("run", maintain={"min_correlation": 0.5, "success_below": 0.0}, train={"max_steps": 2})
+    config = folders.config(
+        "run", maintain={"prune": "correlation_high:<0.5", "success_below": 0.0}, train={"max_steps": 2}
+    )
     run(config)
     assert looks(config)[0]["pruned"] == 3
     with bank_of(config) as bank:
@@ -265,6 +269,13 @@ def test_entries_that_do_not_tell_right_from_wrong_are_retired_when_asked(folder
         assert {skills[0], mistakes[0], skills[2], mistakes[2], skills[3]} <= set(bank.ids(Query(status="active")))
         bank.undo(actor="me")
         assert bank.count(Query(status="active")) == 12
+
+
+def test_a_rule_that_cannot_be_read_is_told_before_the_run(folders: Folders) -> None:
+    config = folders.config("run", maintain={"prune": "hopeless"})
+    with pytest.raises(InvalidOption, match="bounds nothing that was measured"):
+        run(config)
+    assert not Path(config.output_dir).exists()
 
 
 # ---- what can go wrong -----------------------------------------------------------------------------------------------
