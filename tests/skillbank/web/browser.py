@@ -83,7 +83,7 @@ class Window:
         """Waits until nothing is under way, pages that wait for work included."""
         self.page.wait_for_load_state()
         under_way = ".working, .htmx-request, .htmx-swapping, .htmx-settling"
-        expect(self.page.locator(under_way)).to_have_count(0, timeout=60_000)
+        expect(self.page.locator(under_way)).to_have_count(0, timeout=120_000)
 
     def unfold(self) -> None:
         """Opens all that is folded away."""

@@ -29,6 +29,12 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> None:
+    """What an embedder is made of takes long to import; no page is to wait for it here."""
+    import sentence_transformers  # noqa: F401
+
+
 @pytest.fixture
 def window(browser: Browser, bank: Bank) -> Iterator[Callable[..., Window]]:
     """Opens windows on the bank; at the end none of them may have had any trouble."""
