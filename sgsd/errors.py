@@ -6,6 +6,7 @@
     ├── DataInvalid     (ValueError)         a file of problems cannot be read or holds none
     ├── ModelNotFound   (FileNotFoundError)  no model at the path, and no such name to be had
     ├── ProblemTooLong  (ValueError)         a prompt exceeds the token limit
+    ├── ServerError     (ConnectionError)    a server of completions cannot be had, or its replies cannot be used
     ├── VerifierError   (ValueError)         a verifier cannot be built (an unknown name, a bad `module:function`)
     ├── TrainingError   (RuntimeError)       the run cannot go on
     └── TrainingStopped (RuntimeError)       the run was told to end by a signal, and has saved itself
@@ -42,6 +43,10 @@ class ModelNotFound(SGSDError, FileNotFoundError):
 
 
 class ProblemTooLong(SGSDError, ValueError):
+    pass
+
+
+class ServerError(SGSDError, ConnectionError):
     pass
 
 

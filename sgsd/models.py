@@ -42,6 +42,18 @@ def resolve_model_path(name: str) -> str:
     return name
 
 
+def locate_model(name: str) -> tuple[str, str]:
+    """Where the model is and where its base is; they differ for an adapter. Raises ModelNotFound."""
+    path = resolve_model_path(name)
+    adapter = _adapter_settings(path)
+    return path, resolve_model_path(str(adapter["base_model_name_or_path"])) if adapter else path
+
+
+def tokenizer_of(path: str, base: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in the model's folder, else its base's."""
+    return load_tokenizer(path if (Path(path) / "tokenizer_config.json").is_file() else base, revision)
+
+
 def load_student(
     config: ModelConfig, *, device: str | None = None, training: bool = False
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -61,13 +73,12 @@ def load_student(
     """
     import torch
 
-    path = resolve_model_path(config.name_or_path)
+    path, base = locate_model(config.name_or_path)
     adapter = _adapter_settings(path)
-    base = resolve_model_path(str(adapter["base_model_name_or_path"])) if adapter else path
     quantization = base_quantization(Path(path)) or config.quantization
     if quantization and training and config.lora is None:
         raise ConfigError(f"model.quantization = {quantization} trains an adapter alone: set model.lora, or drop it")
-    tokenizer = load_tokenizer(path if (Path(path) / "tokenizer_config.json").is_file() else base, config.revision)
+    tokenizer = tokenizer_of(path, base, config.revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float32" if training and config.lora is None else config.dtype
     with _no_bar_over_weights():

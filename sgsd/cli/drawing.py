@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sgsd.cli.common import from_options
+from sgsd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from sgsd.config import SamplingConfig, VerifierConfig
+    from sgsd.config import EngineConfig, SamplingConfig, VerifierConfig
     from sgsd.generate import Generator
+    from sgsd.generate.engines import Drawer
 
 SHOWN_REASONS = 3
+
+EngineName = Annotated[
+    str | None,
+    typer.Option(help="What draws: transformers, vllm or server. Default: transformers; server with --server."),
+]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option("--server", help="An OpenAI-compatible server, such as http://HOST:PORT/v1; several take turns."),
+]
+ServerModel = Annotated[
+    str | None, typer.Option(help="The model's name on the servers. Default: the only one they serve.")
+]
+MemoryShare = Annotated[
+    float,
+    typer.Option(
+        "--gpu-memory-utilization", help="With --engine vllm: its share of the GPU's memory; on a CPU, of all memory."
+    ),
+]
 
 
 def judge_from_options(verifier: str, timeout: float, truncated: str) -> VerifierConfig:
@@ -31,21 +52,46 @@ def unverifiable_reasons(verdicts: Iterable[tuple[str, str]]) -> dict[str, int]:
     return dict(reasons.most_common(SHOWN_REASONS))
 
 
-def open_student(model: str) -> tuple[Generator, PreTrainedTokenizerBase, int | None]:
-    """A generator over the student, its tokenizer, and the completion length that its generation settings suggest.
+def engine_from_options(
+    engine: str | None, servers: Sequence[str], server_model: str | None, memory_share: float
+) -> EngineConfig:
+    """What draws: an address is a server, and the model itself without either. Raises ConfigError naming the option."""
+    from sgsd.config import EngineConfig, ServerConfig, VllmConfig
 
-    Raises ModelNotFound or ConfigError, in one line.
-    """
-    from sgsd.config import ModelConfig
-    from sgsd.generate.transformers import TransformersGenerator
-    from sgsd.models import default_dtype, load_student
+    chosen = engine or ("server" if servers else "transformers")
+    if servers and chosen != "server":
+        raise ConfigError(f"--engine {chosen} asks no server: leave out --server, or say --engine server")
+    if chosen == "server" and not servers:
+        raise ConfigError("--engine server has no address: give --server http://HOST:PORT/v1")
+    if server_model is not None and not servers:
+        raise ConfigError(f"--server-model {server_model} is a server's: give --server too")
+    server = from_options(
+        ServerConfig, {"urls": tuple(servers), "model": server_model}, {"urls": "--server", "model": "--server-model"}
+    )
+    colocated = from_options(VllmConfig, {"gpu_memory_utilization": memory_share}, {})
+    return from_options(EngineConfig, {"engine": chosen, "vllm": colocated, "server": server}, {})
 
-    student, tokenizer = load_student(ModelConfig(name_or_path=model, dtype=default_dtype()))
-    suggested = getattr(student.generation_config, "max_new_tokens", None)
-    return TransformersGenerator(student, tokenizer), tokenizer, suggested
+
+@contextmanager
+def drawing(config: EngineConfig, model: str, sampling: SamplingConfig, max_new_tokens: int | None) -> Iterator[Drawer]:
+    """The generator that the options ask for, its tokenizer and settings; what an engine holds is given back after."""
+    from sgsd.generate import Engine
+    from sgsd.generate.engines import drawing_generator
+
+    drawer = drawing_generator(config, model, sampling, max_new_tokens=max_new_tokens)
+    try:
+        yield drawer
+    finally:
+        if isinstance(drawer.generator, Engine):
+            drawer.generator.close()
 
 
 def with_length(sampling: SamplingConfig, given: int | None, suggested: int | None) -> SamplingConfig:
     """The length limit: what the command line gives, else what the model suggests, else the configuration's default."""
     limit = given or suggested
     return sampling.model_copy(update={"max_new_tokens": limit}) if limit else sampling
+
+
+def retokenised(generator: Generator) -> int:
+    """Completions of which a server told the text alone: their tokens are counted from it."""
+    return int(getattr(generator, "retokenised", 0))

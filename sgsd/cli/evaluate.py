@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting
-from sgsd.cli.drawing import judge_from_options, open_student, unverifiable_reasons, with_length
+from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting, warn
+from sgsd.cli.drawing import (
+    EngineName,
+    MemoryShare,
+    ServerModel,
+    Servers,
+    drawing,
+    engine_from_options,
+    judge_from_options,
+    retokenised,
+    unverifiable_reasons,
+)
 
 if TYPE_CHECKING:
     from sgsd.config import BankConfig
@@ -35,6 +46,10 @@ def evaluate_command(
     thinking: Annotated[bool, typer.Option(help="Let models think that can.")] = False,
     bank: Annotated[Path | None, typer.Option(help="Put pairs retrieved from this bank into the prompt.")] = None,
     pairs: Annotated[int, typer.Option(help="With --bank: pairs a problem.")] = 8,
+    engine: EngineName = None,
+    server: Servers = None,
+    server_model: ServerModel = None,
+    gpu_memory_utilization: MemoryShare = 0.3,
     verifier: Annotated[str, typer.Option(help="math, exact, choice or your own module:function.")] = "math",
     timeout: Annotated[float, typer.Option(help="Seconds a verification; more is unverifiable.")] = 5.0,
     truncated: Annotated[str, typer.Option(help="Completions that were cut off: grade, wrong or ignore.")] = "grade",
@@ -58,6 +73,7 @@ def evaluate_command(
         {"n": "--k"},
     )
     judge = judge_from_options(verifier, timeout, truncated)
+    drawn_by = engine_from_options(engine, server or [], server_model, gpu_memory_utilization)
     pool = from_options(BankConfig, {"path": str(bank) if bank else None, "k": pairs}, {"k": "--pairs"})
     if out is not None:
         check_file(out, "--out", "numbers.json")
@@ -67,26 +83,29 @@ def evaluate_command(
 
     problems = load_source(DataConfig(source=data, split=split, limit=limit))
 
-    with waiting("loading the model"):
-        from sgsd.evaluate import evaluate
-        from sgsd.verify import load_verifier
+    with ExitStack() as held:
+        with waiting("loading the model"):
+            from sgsd.evaluate import evaluate
+            from sgsd.verify import load_verifier
 
-        guidance = _guidance(pool, seed)
-        checker = load_verifier(judge)
-        generator, tokenizer, suggested = open_student(model)
-    with progress("evaluation", total=len(problems)) as advance:
+            guidance = _guidance(pool, seed)
+            checker = load_verifier(judge)
+            held.callback(checker.close)
+            drawer = held.enter_context(drawing(drawn_by, model, sampling, max_new_tokens))
+        advance = held.enter_context(progress("evaluation", total=len(problems)))
         result = evaluate(
-            generator,
-            tokenizer,
+            drawer.generator,
+            drawer.tokenizer,
             problems,
             checker,
-            EvalConfig(sampling=with_length(sampling, max_new_tokens, suggested), with_bank=guidance is not None),
+            EvalConfig(sampling=drawer.sampling, with_bank=guidance is not None),
             truncated=judge.truncated,
             seed=seed,
             guidance=guidance,
             on_progress=advance,
         )
-    checker.close()
+    if count := retokenised(drawer.generator):
+        warn(f"the server tells no token ids: those of {counted(count, 'completion')} are counted from the text")
     if out is not None:
         _write(out, result)
     emit(result.summary(), as_json, lambda: _print(result))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting
-from sgsd.cli.drawing import judge_from_options, open_student, unverifiable_reasons, with_length
+from sgsd.cli.drawing import (
+    EngineName,
+    MemoryShare,
+    ServerModel,
+    Servers,
+    drawing,
+    engine_from_options,
+    judge_from_options,
+    retokenised,
+    unverifiable_reasons,
+)
 
 
 def rollout_command(
@@ -27,6 +38,10 @@ def rollout_command(
     ] = 2048,
     batch_size: Annotated[int, typer.Option(help="Prompts drawn at once.")] = 64,
     thinking: Annotated[bool, typer.Option(help="Let models think that can.")] = False,
+    engine: EngineName = None,
+    server: Servers = None,
+    server_model: ServerModel = None,
+    gpu_memory_utilization: MemoryShare = 0.3,
     verifier: Annotated[str, typer.Option(help="math, exact, choice or your own module:function.")] = "math",
     timeout: Annotated[float, typer.Option(help="Seconds a verification; more is unverifiable.")] = 5.0,
     truncated: Annotated[str, typer.Option(help="Completions that were cut off: grade, wrong or ignore.")] = "grade",
@@ -48,6 +63,7 @@ def rollout_command(
         {},
     )
     judge = judge_from_options(verifier, timeout, truncated)
+    drawn_by = engine_from_options(engine, server or [], server_model, gpu_memory_utilization)
     check_file(out, "--out", "rollouts.jsonl")
     offline_without_network(data, model)
 
@@ -55,27 +71,27 @@ def rollout_command(
 
     problems = load_source(DataConfig(source=data, split=split, limit=limit))
 
-    with waiting("loading the model"):
-        from sgsd.rollout import draw_rollouts, write_past_rollouts
-        from sgsd.verify import load_verifier
+    with ExitStack() as held:
+        with waiting("loading the model"):
+            from sgsd.rollout import draw_rollouts, write_past_rollouts
+            from sgsd.verify import load_verifier
 
-        checker = load_verifier(judge)
-        generator, tokenizer, suggested = open_student(model)
-    sampling = with_length(sampling, max_new_tokens, suggested)
-    with progress("rollouts", total=len(problems)) as advance:
+            checker = load_verifier(judge)
+            held.callback(checker.close)
+            drawer = held.enter_context(drawing(drawn_by, model, sampling, max_new_tokens))
+        advance = held.enter_context(progress("rollouts", total=len(problems)))
         drawn = draw_rollouts(
-            generator,
-            tokenizer,
+            drawer.generator,
+            drawer.tokenizer,
             problems,
             checker,
-            sampling,
+            drawer.sampling,
             truncated=judge.truncated,
             seed=seed,
             on_progress=advance,
         )
-    checker.close()
     unverifiable = unverifiable_reasons((rollout.verdict.outcome, rollout.verdict.reason) for rollout in drawn.rollouts)
-    write_past_rollouts(out, drawn.rollouts, model=model, sampling=sampling, seed=seed)
+    write_past_rollouts(out, drawn.rollouts, model=model, sampling=drawer.sampling, seed=seed)
     outcomes = [rollout.verdict.outcome for rollout in drawn.rollouts]
     report: dict[str, Any] = {
         "rollouts": len(outcomes),
@@ -87,6 +103,7 @@ def rollout_command(
         "tokens": sum(len(rollout.completion.token_ids) for rollout in drawn.rollouts),
         "too_long": drawn.too_long,
         "unverifiable_reasons": unverifiable,
+        "retokenised": retokenised(drawer.generator),
         "path": str(out),
     }
     emit(report, as_json, lambda: _print(report))
@@ -99,6 +116,8 @@ def _print(report: dict[str, Any]) -> None:
     typer.echo(f"{report['tokens']:,} tokens; {report['truncated']:,} cut off at the limit")
     for reason, count in report["unverifiable_reasons"].items():
         typer.echo(f"{count} unverifiable: {reason}")
+    if report["retokenised"]:
+        typer.echo(f"{counted(report['retokenised'], 'completion')} without token ids: counted from the text")
     if report["too_long"]:
         typer.echo(f"{counted(report['too_long'], 'problem')} left out: longer than --max-prompt-tokens")
     typer.echo(f"next: sgsd bank build --rollouts {report['path']} --bank BANK")
