@@ -139,11 +139,17 @@ def check_launch() -> None:
 def check_wrapper(accelerator: Accelerator, model: nn.Module) -> str:
     """What wraps the model for training: the name of a class, `none` for a single process.
 
-    Raises ConfigError when FSDP or DeepSpeed was asked for and the model was wrapped in something else (accelerate
-    shards on accelerators alone, and says nothing), or when FSDP's first version was.
+    Raises ConfigError when accelerate knows of fewer processes than there are, when FSDP or DeepSpeed was asked for and
+    the model was wrapped in something else (accelerate shards on accelerators alone, and says nothing), or when FSDP's
+    first version was.
     """
     wanted = next((name for name in ("FSDP", "DEEPSPEED") if _asked(f"ACCELERATE_USE_{name}")), None)
-    kind = accelerator.distributed_type.value
+    kind, there = accelerator.distributed_type.value, launched().count
+    if accelerator.num_processes != there:  # each would train on all problems
+        raise ConfigError(
+            f"the launcher started {there} processes, and accelerate knows of {accelerator.num_processes} on "
+            f"{accelerator.device.type}: use torchrun, or a file of configs/accelerate"
+        )
     wrapper = type(model).__name__ if kind != "NO" else "none"
     if wanted and kind != wanted:
         raise ConfigError(

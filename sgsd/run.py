@@ -48,6 +48,7 @@ from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_s
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
 from sgsd.score import check_scoring
+from sgsd.shards import whole
 from sgsd.trainer import DistillationTrainer, SGSDTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
 
@@ -182,6 +183,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         fp16=_mixed(config) and config.model.dtype == "float16",
         # DeepSpeed knows of a CPU by itself (DS_ACCELERATOR=cpu), and is not used where accelerate is told of one.
         use_cpu=not torch.cuda.is_available() and not deepspeed_asked(),
+        ddp_backend="gloo" if deepspeed_asked() and not torch.cuda.is_available() else None,
         ddp_timeout=train.timeout_s,
         ddp_find_unused_parameters=False,  # each pass uses all trained weights: `GatedObjective.loss`
         logging_steps=1,
@@ -313,7 +315,7 @@ def _curve(
     processes: Processes,
 ) -> AccuracyCurve:
     def point() -> EvalResult:
-        with trainer.accelerator.autocast():
+        with trainer.accelerator.autocast(), whole(trainer.model_wrapped):
             return evaluate(
                 trainer.generator,
                 trainer.tokenizer,

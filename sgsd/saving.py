@@ -82,12 +82,19 @@ class WholeCheckpoints(Trainer):
                 self._staged = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
+        self._load_parts(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint and self.is_deepspeed_enabled:  # it has loaded the weights by itself
+            self._load_parts(Path(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_parts(self, folder: Path) -> None:
         about = read_about(folder)
         for part in self.parts:
             part.load(folder)
         self.take_up(about)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 class _RoomFirst(TrainerCallback):

@@ -33,8 +33,11 @@ from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.layout import Pass, default_budget, lay_out, micro_batches, takes_packed_rows
 from sgsd.layout import ScoreRow as ScoreRow
 from sgsd.logits import TopK, support_logits, token_logprobs, topk_logprobs
+from sgsd.shards import idle_passes, sharded
 
 _THINK_TAG = re.compile("</?think>")
+_IDLE = ScoreRow((0,), ())
+"""A row of a pass that another rank needs: nothing is read of it."""
 
 
 def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | None = None, grad: bool = False) -> Tensor:
@@ -43,8 +46,9 @@ def score(model: nn.Module, rows: Sequence[ScoreRow], *, token_budget: int | Non
     Without `grad` (teachers) the model runs in eval mode and every module gets its own mode back. With it (the student)
     modes are left alone. `token_budget` bounds the tokens of one forward pass, padding counted; a longer row goes
     alone; None is what the device takes well, with `grad` one pass for all, which is what DDP wants. Under mixed
-    precision enter `accelerator.autocast()` first, for the exchange of `forward` goes beneath accelerate's own. Under
-    FSDP each pass is a collective: every rank has to make the same number.
+    precision enter `accelerator.autocast()` first, for the exchange of `forward` goes beneath accelerate's own. Each
+    pass of a sharded model is a collective: every rank has to call, without rows where it has none, and without `grad`
+    passes are made up so that all make the same number.
     """
 
     def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, layout: Pass) -> tuple[Tensor, ...]:
@@ -124,7 +128,7 @@ def read_completions(
     model: nn.Module, rows: Sequence[ScoreRow], read: _Read, *, token_budget: int | None, grad: bool
 ) -> tuple[Tensor, ...]:
     """What `read` makes of the hidden states of all completion tokens, each value laid out as [R, T, ...]."""
-    if not rows:
+    if not rows and (grad or not sharded(model)):
         raise DataInvalid("no rows to score: give at least one")
     for index, row in enumerate(rows):
         if not row.prompt_ids:
@@ -136,13 +140,15 @@ def read_completions(
     budget = default_budget(device) if token_budget is None and not grad else token_budget
     parts = micro_batches([len(row) for row in rows], budget, packed=packed)
     passes = [lay_out(rows, part, device, packed=packed) for part in parts]
+    if not grad:  # the student's passes are one a micro-batch on every rank
+        passes += [lay_out([_IDLE], [0], device, packed=packed)] * idle_passes(model, len(passes))
     # Casts that an earlier pass left are of other weights, where a teacher's were swapped in, and before torch 2.11
     # those of a pass without gradient would cut the student's graph.
     torch.clear_autocast_cache()
     # Not inference mode: what FSDP and autocast keep from a pass must be fit for a training pass.
     with nullcontext() if grad else torch.no_grad(), nullcontext() if grad else _eval_mode(model):
         values = [_forward(model, one, read) for one in passes]
-    shape = (len(rows), max(len(row.completion_ids) for row in rows))
+    shape = (len(rows), max((len(row.completion_ids) for row in rows), default=0))
     where = (torch.cat([one.row_N for one in passes]), torch.cat([one.token_N for one in passes]))
     together = [torch.cat(value) for value in zip(*values, strict=True)]
     return tuple(v.new_zeros(shape + v.shape[1:]).index_put(where, v) for v in together)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sgsd.objectives.gated import GatedSettings
 from sgsd.score import ScoreRow, score
+from sgsd.shards import sharded
 from sgsd.teachers import Example
 from skillbank.store import Bank
 from skillbank.usage import estimates
@@ -77,7 +78,7 @@ def by_prefix(
         for i in screened
         for prompt in (examples[i].rollout.prompt_ids, *(teacher.prompt_ids for teacher in examples[i].teachers))
     ]
-    if not rows:
+    if not rows and not sharded(model):  # else the others' passes want this rank's
         return list(examples)
     parts = torch.split(
         score(model, rows, token_budget=token_budget), [1 + len(examples[i].teachers) for i in screened]

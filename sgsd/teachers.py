@@ -1,24 +1,16 @@
-"""Who teaches: pools of privileged prompts, and the weights under which they are read.
+"""Who teaches: pools of privileged prompts.
 
-A pool turns problems into teacher prompts. Teacher weights turn the student's network into the teachers' network: the
-student itself (`live`), its initial weights (`base`), a moving average (`ema`) or a copy renewed now and then
-(`periodic`). An `Example` is a rollout with its teachers and, once they have read it, what they say of it.
+A pool turns problems into teacher prompts; the weights under which they are read are sgsd.weights' matter. An
+`Example` is a rollout with its teachers and, once they have read it, what they say of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from sgsd.config import TeacherConfig
-from sgsd.errors import TrainingError
 from sgsd.paired import Side
 from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, plain_user_text, reference_user_text, render
 from sgsd.records import Problem, Rollout, TeacherPrompt
@@ -26,12 +18,9 @@ from sgsd.score import ScoreRow
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from skillbank.retrieve import Retriever
-
-TEACHER_FILE = "teacher.safetensors"
-"""In a checkpoint: the teachers' weights where they differ from the student's present and initial ones."""
 
 
 @dataclass(frozen=True)
@@ -202,73 +191,3 @@ class PlainPool:
     def __call__(self, problems: Sequence[Problem], step: int = 1) -> Pools:
         prompts = [render(self.tokenizer, plain_user_text(p.problem), thinking=self.thinking) for p in problems]
         return Pools([[TeacherPrompt(tuple(ids), 1.0)] for ids in prompts], [None] * len(prompts))
-
-
-class TeacherWeights:
-    """The network that scores as teacher, and how it follows the student.
-
-    Make it before the first optimiser step, for `base` before a checkpoint is loaded: it takes its copy at once. `base`
-    switches a LoRA adapter off, or keeps a frozen copy of full weights. `ema` and `periodic` copy the *trained* weights
-    alone and swap them in for the teacher pass, so an adapter run keeps an adapter's worth. The average is in float32
-    at least: in bfloat16 a hundredth of a small step is nothing.
-    """
-
-    def __init__(self, config: TeacherConfig, model: PreTrainedModel) -> None:
-        self.config = config
-        self.model = model
-        self._adapter_off = config.weights == "base" and hasattr(model, "peft_config")
-        self._shadow: dict[str, Tensor] = {}
-        if config.weights != "live" and not self._adapter_off:
-            trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-            self._shadow = {name: p.to(self._dtype(p), copy=True) for name, p in trained.items()}
-
-    def _dtype(self, weight: Tensor) -> torch.dtype:
-        return torch.promote_types(weight.dtype, torch.float32) if self.config.weights == "ema" else weight.dtype
-
-    def after_step(self, step: int) -> None:
-        """Follow the student after optimiser step `step` (counted from 1)."""
-        if self.config.weights == "ema":
-            rate = 1 - self.config.ema_decay
-        elif self.config.weights == "periodic" and step % self.config.period_steps == 0:
-            rate = 1.0
-        else:
-            return
-        parameters = dict(self.model.named_parameters())
-        for name, shadow in self._shadow.items():
-            shadow.lerp_(parameters[name].detach().to(shadow.dtype), rate)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within this context the model is the teacher; afterwards its weights are the student's, bit for bit."""
-        if self._adapter_off:
-            with self.model.disable_adapter():  # type: ignore[operator]
-                yield
-            return
-        parameters = dict(self.model.named_parameters()) if self._shadow else {}
-        students = {name: parameters[name].data for name in self._shadow}
-        try:
-            for name, shadow in self._shadow.items():
-                parameters[name].data = shadow.to(students[name].dtype)
-            yield
-        finally:
-            for name, student in students.items():
-                parameters[name].data = student
-
-    def save(self, folder: Path) -> None:
-        """What a checkpoint must hold to go on exactly. Initial weights are the model's own and are not stored."""
-        if self.config.weights in ("ema", "periodic"):
-            save_file({name: shadow.contiguous() for name, shadow in self._shadow.items()}, folder / TEACHER_FILE)
-
-    def load(self, folder: Path) -> None:
-        """Raises TrainingError when the checkpoint lacks what these weights need."""
-        if self.config.weights not in ("ema", "periodic"):
-            return
-        file = folder / TEACHER_FILE
-        stored: dict[str, Any] = load_file(file) if file.is_file() else {}
-        if stored.keys() != self._shadow.keys():
-            raise TrainingError(
-                f"{file} does not hold the teachers' weights: the checkpoint was not made with "
-                f"teacher.weights {self.config.weights} on this model"
-            )
-        for name, shadow in self._shadow.items():
-            shadow.copy_(stored[name])

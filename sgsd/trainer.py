@@ -38,8 +38,10 @@ from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, draw_rollouts
 from sgsd.saving import WholeCheckpoints
 from sgsd.score import check_scoring
-from sgsd.teachers import Example, TeacherWeights
+from sgsd.shards import whole
+from sgsd.teachers import Example
 from sgsd.verify import Verifier, load_verifier
+from sgsd.weights import TeacherWeights
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -123,6 +125,7 @@ class DistillationTrainer(WholeCheckpoints):
 
     def _begin(self) -> None:
         self.wrapper = check_wrapper(self.accelerator, self.model_wrapped)
+        self.teacher_weights.lay_out()
 
     # The window: docs/method.md, steps 1 to 5, the teachers' half
 
@@ -168,7 +171,7 @@ class DistillationTrainer(WholeCheckpoints):
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
         """One verified completion a problem, from the plain prompt unless there is `guidance`, at these weights."""
-        with self.tally.timed("rollout"), self.accelerator.autocast():
+        with self.tally.timed("rollout"), self.accelerator.autocast(), whole(self.model_wrapped):
             return draw_rollouts(
                 self.generator,
                 self.tokenizer,
@@ -250,6 +253,10 @@ class DistillationTrainer(WholeCheckpoints):
             settings = copy.deepcopy(self.student.generation_config)
             settings.max_new_tokens, settings._from_model_config = self.config.rollout.max_new_tokens, False
             settings.save_pretrained(output_dir or str(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.teacher_weights.gathering():
+            super()._save_checkpoint(model, trial)
 
     def about(self) -> dict[str, Any]:
         about = {

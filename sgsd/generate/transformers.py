@@ -61,7 +61,12 @@ class TransformersGenerator:
         device = model.device
         ids_BP = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        drawn_NT = model.generate(ids_BP, attention_mask=mask_BP, generation_config=self._settings(sampling))[:, width:]
+        drawn_NT = model.generate(
+            ids_BP,
+            attention_mask=mask_BP,
+            generation_config=self._settings(sampling),
+            synced_gpus=False,  # a process has all weights while it draws (sgsd.shards.whole), and its own prompts
+        )[:, width:]
         cut = [self._cut(tokens) for tokens in drawn_NT.tolist()]
         texts = self.tokenizer.batch_decode([ids for ids, _ in cut], skip_special_tokens=True)
         flat = [Completion(tuple(ids), text, not ended) for (ids, ended), text in zip(cut, texts, strict=True)]

@@ -24,6 +24,7 @@ from sgsd.models import load_student
 from sgsd.objectives.divergence import DivergenceSettings, divergence, sampled_loss
 from sgsd.objectives.topk import choose, topk_loss
 from sgsd.score import check_scoring, score
+from sgsd.shards import sharded
 from sgsd.teachers import Example, PlainPool, ReferencePool, TeacherScores
 
 
@@ -43,6 +44,11 @@ class DistributionObjective:
         if not rows:
             return list(examples)
         teacher = self.teacher_network or model
+        if sharded(teacher):
+            raise ConfigError(
+                "opsd compares whole distributions under a head that a sharded student takes apart after each pass: "
+                "use configs/accelerate/ddp.yaml or zero2.yaml"
+            )
         sides = iter(teacher_sides(teacher, rows, token_budget=self.token_budget))
         return [replace(e, scores=TeacherScores(side=next(sides))) if e.teachers else e for e in examples]
 

@@ -25,6 +25,7 @@ from sgsd.objectives.gated import (
 from sgsd.records import OUTCOME_SIGN, TeacherPrompt
 from sgsd.score import ScoreRow, completion_mask, score, score_support, score_top
 from sgsd.screen import by_ledger, by_prefix
+from sgsd.shards import sharded
 from sgsd.teachers import Example, SkillPairPool, TeacherScores
 from skillbank.retrieve import Retriever, open_retriever
 from skillbank.store import Bank
@@ -100,7 +101,7 @@ class GatedObjective:
         screened = self._screened(model, examples)
         teaching = [example for example in screened if example.teaches]
         rows = [example.row(teacher.prompt_ids) for example in teaching for teacher in _readers(example)]
-        if not rows:
+        if not rows and not sharded(model):  # else the others' passes want this rank's
             return screened
         scores = iter(self._local(model, teaching, rows) if self.top_k else self._full(model, teaching, rows))
         return [
@@ -140,9 +141,9 @@ class GatedObjective:
 
     def _local(self, model: nn.Module, teaching: Sequence[Example], rows: list[ScoreRow]) -> list[TeacherScores]:
         top = score_top(model, rows, self.top_k, token_budget=self.teacher.token_budget)
-        sampled_RT = _padded([torch.tensor(row.completion_ids, dtype=torch.int64) for row in rows]).to(
-            top.ids_NK.device
-        )
+        sampled_RT = torch.zeros(top.ids_NK.shape[:2], dtype=torch.int64, device=top.ids_NK.device)
+        for r, row in enumerate(rows):
+            sampled_RT[r, : len(row.completion_ids)] = torch.tensor(row.completion_ids)
         ids_RTS = torch.cat([top.ids_NK, sampled_RT[..., None]], dim=-1)
         logits_RTS = score_support(model, rows, ids_RTS, token_budget=self.teacher.token_budget)
         counts = [len(_readers(example)) for example in teaching]

@@ -23,7 +23,7 @@ from sgsd.checkpoint import damage
 from sgsd.config import RunConfig, save_config
 from sgsd.errors import ConfigError, SGSDWarning, TrainingError, TrainingStopped
 from sgsd.progress import MetricsFile
-from sgsd.teachers import TeacherWeights
+from sgsd.weights import TeacherWeights
 from skillbank.store import Bank
 
 from .runs import LORA, Folders, assert_same, metrics, run, weights

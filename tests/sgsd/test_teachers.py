@@ -16,7 +16,8 @@ from sgsd.errors import TrainingError
 from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, render
 from sgsd.records import Problem
 from sgsd.score import ScoreRow, score
-from sgsd.teachers import SkillPairPool, TeacherWeights
+from sgsd.teachers import SkillPairPool
+from sgsd.weights import TeacherWeights
 from skillbank.store import Bank
 
 from .training import Pairs, make_bank, make_trainer, method, mined, problems

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from sgsd.config import SGSDConfig
 from skillbank.store import Bank
 
 from ..conftest import Tiny
@@ -34,8 +33,8 @@ def train(
     bank: str = "bank",
     lora: bool = False,
     double: bool = True,
-    config: SGSDConfig | None = None,
-    resume: Path | None = None,
+    sections: dict[str, Any] | None = None,
+    resume: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """Steps over problems 0 to 3, 4 to 7 and so on: what came of them, over all ranks.
@@ -52,7 +51,7 @@ def train(
             Pairs(opened, counts),
             folder / f"{name}-{ranks}",
             model=Tiny.model().double() if double else Tiny.model(),
-            config=config or method(),
+            config=method(**sections or {}),
             data=problems(data),
             verifier=TextVerifier("correct", "wrong"),
             peft_config=adapter if lora else None,
@@ -64,7 +63,7 @@ def train(
         )
         mine: list[list[str]] = []
         trainer.on_rollouts = lambda step, rollouts: mine.append([r.problem.problem_id for r in rollouts])
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=resume)
         seen: list[Any] = [mine] * ranks
         if ranks > 1:
             torch.distributed.all_gather_object(seen, mine)

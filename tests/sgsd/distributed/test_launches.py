@@ -115,7 +115,8 @@ class Wrapped(torch.nn.Module):
 
 
 def accelerator(kind: str, *, fsdp2: bool = True) -> Any:
-    return SimpleNamespace(distributed_type=DistributedType(kind), device=torch.device("cpu"), is_fsdp2=fsdp2)
+    device = torch.device("cpu")
+    return SimpleNamespace(distributed_type=DistributedType(kind), device=device, is_fsdp2=fsdp2, num_processes=1)
 
 
 def test_a_wrapper_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +134,7 @@ def test_a_wrapper_that_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match="asked for DEEPSPEED, and accelerate trains with NO"):
         check_wrapper(accelerator("NO"), Wrapped())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="started 2 processes, and accelerate knows of 1 on cpu"):
+        check_wrapper(accelerator("DEEPSPEED"), Wrapped())
