@@ -25,9 +25,9 @@ SETTINGS: dict[str, list[str]] = {
     "polarity off": ["--level", "easy", "--set", "objective.polarity=off"],
     "gate off": ["--level", "easy", "--set", "objective.gate=quadratic"],
     "random retrieval": ["--level", "easy", "--set", "bank.mode=random"],
-    "by the ledger": ["--level", "easy", "--set", "teacher.min_usefulness=0.1"],
+    "by the ledger": ["--level", "easy", "--set", "teacher.min_usefulness=0.5"],
     "by a prefix": ["--level", "easy", "--set", "teacher.screen_tokens=8"],
-    "misleading, by the ledger": ["--level", "easy", "--misleading", "0.5", "--set", "teacher.min_usefulness=0.1"],
+    "misleading, by the ledger": ["--level", "easy", "--misleading", "0.5", "--set", "teacher.min_usefulness=0.5"],
 }
 
 TEACHERS = 8

@@ -37,7 +37,7 @@ def restated(model: Any, examples: Sequence[Example], settings: GatedSettings) -
         support_K = delta_KT.detach().clamp(-settings.clip, settings.clip).mean(dim=1)
         rho_K = OUTCOME_SIGN[example.rollout.verdict.outcome] * support_K.sign() * (support_K.abs() > settings.eps)
         gate_KT = math.log(2) - softplus(-delta_KT.square() / (2 * settings.tau))
-        weight_K = torch.tensor([teacher.weight for teacher in example.teachers]).to(delta_KT)
+        weight_K = delta_KT.new_tensor([teacher.weight for teacher in example.teachers])
         loss = (weight_K * rho_K * gate_KT.mean(dim=1)).sum() / len(examples)
         loss.backward()
         total = total + loss.detach()
