@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skillbank.errors import ForeignFingerprint, SkillBankWarning
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 PATIENCE_S = 2.0
 """A page waits so long for an answer."""
+ENDING_S = 2.0
+"""The end waits so long for work under way: what it writes is written in transactions, and can be left at any point."""
 KEPT = 8
 """Answers that are kept until they are asked for again."""
 
@@ -59,10 +62,12 @@ class Desk:
 
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self._path, self._readonly = path, readonly
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
+        self._pieces: SimpleQueue[tuple[Future[Any], Callable[[Tools], Any]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work_off, name="desk", daemon=True)  # nobody waits minutes for an end
         self._tools: Tools | None = None
         self._asked: dict[Hashable, Future[Any]] = {}
         self._lock = Lock()
+        self._thread.start()
 
     def ask(self, key: Hashable, work: Callable[[Tools], Answer]) -> Answer | Working:
         """The answer to `work`, or Working when it takes longer; the same key asked again gets the same piece of work.
@@ -72,16 +77,17 @@ class Desk:
         with self._lock:
             future: Future[Answer] | None = self._asked.pop(key, None)
             if future is None:
-                future = self._thread.submit(self._run, work)
+                future = Future()
+                self._pieces.put((future, work))
             self._asked[key] = future
             while len(self._asked) > KEPT:
                 self._asked.pop(next(iter(self._asked))).cancel()
+        wait([future], timeout=PATIENCE_S)
+        if not future.done():
+            return Working()
         try:
-            return future.result(timeout=PATIENCE_S)
-        except TimeoutError:
-            if future.done():  # it was the work that timed out
-                self._forget(key)
-                raise
+            return future.result()
+        except CancelledError:  # too many others came in between: asked again it gets another turn
             return Working()
         except BaseException:
             self._forget(key)
@@ -113,13 +119,24 @@ class Desk:
                 raise
         return self._tools
 
+    def _work_off(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            future, work = piece
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._run(work))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is asked for
+                future.set_exception(error)
+        self._close()
+
     def close(self) -> None:
-        """Waits for the work under way; what waits for its turn is not done any more."""
+        """Ends after the work under way, or without it when that takes long; what waits for its turn is not done."""
         with self._lock:
             for future in self._asked.values():
                 future.cancel()
-        self._thread.submit(self._close)
-        self._thread.shutdown(wait=True)
+        self._pieces.put(None)
+        self._thread.join(ENDING_S)
 
     def _close(self) -> None:
         if self._tools is not None:

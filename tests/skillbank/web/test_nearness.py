@@ -12,7 +12,7 @@ import pytest
 from skillbank import curate
 from skillbank.records import RetrievedPair, Skill
 from skillbank.store import Bank
-from skillbank.web import desk
+from skillbank.web import Site, desk
 
 from .conftest import Pages, text_of
 
@@ -103,6 +103,19 @@ def test_a_page_says_that_work_is_under_way_and_then_has_it(
     assert 'http-equiv="refresh"' in answer.text
     done.set()
     assert "0 clusters" in text_of(patient(pages, "/clusters"))
+
+
+def test_the_end_does_not_wait_for_long_work(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(desk, "ENDING_S", 0.01)
+    site, done, ran = Site(bank.path, actor="ada"), Event(), []
+    assert isinstance(site.desk.ask("long", lambda tools: done.wait(60)), desk.Working)
+    assert isinstance(site.desk.ask("next", lambda tools: ran.append("next")), desk.Working)
+    site.close()  # it comes back although the first is under way
+    done.set()
+    site.desk._thread.join(60)
+    assert not site.desk._thread.is_alive()
+    assert ran == []
 
 
 def test_what_work_raises_is_told_and_not_kept(pages: Pages) -> None:
