@@ -48,7 +48,7 @@ from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_s
 from sgsd.records import Problem, Rollout
 from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
 from sgsd.score import check_scoring
-from sgsd.shards import whole
+from sgsd.shards import sharded, whole
 from sgsd.trainer import DistillationTrainer, SGSDTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
 
@@ -344,7 +344,7 @@ def _save(
     of this run. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"
     staged = student.parent / STAGING
-    if config.model.lora is None:
+    if config.model.lora is None and not sharded(trainer.student):  # shards are saved in the dtype of their wrapper
         trainer.student.to(getattr(torch, config.model.dtype))  # trained in float32 under mixed precision
     trainer.save_model(str(staged / student.name))
     trainer.accelerator.wait_for_everyone()
