@@ -56,7 +56,7 @@ from sgsd.methods import GatedObjective
 from sgsd.methods.base import Window
 from sgsd.records import Completion, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.teachers import Example
-from sgsd.trainer import dropout_off
+from sgsd.trainer.distillation import dropout_off
 
 BARS = {"over_floor": 1.10, "finetune": 1.2, "restated": 0.4}
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLANTS = [  # file, forbidden line, the contract that must break
     ("skillbank/records.py", "import sgsd.config", "skillbank stands alone"),
     ("sgsd/records.py", "import sgsd.data", "sgsd imports one way"),
-    ("sgsd/trainer.py", "import skillbank", "only what draws, scores, judges and keeps experience"),
+    ("sgsd/trainer/distillation.py", "import skillbank", "only what draws, scores, judges and keeps experience"),
     ("sgsd/objectives/gated.py", "import transformers", "objectives and logits import torch alone"),
 ]
 

@@ -10,9 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,7 +22,6 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
@@ -32,8 +31,8 @@ from sgsd.config import RunConfig, save_config
 from sgsd.errors import ConfigError, TrainingStopped
 from sgsd.evaluate import EvalResult, evaluate
 from sgsd.generate import Engine
-from sgsd.methods import Retriever, opd_method, open_bank, opsd_method
-from sgsd.models import load_student, merge_adapter
+from sgsd.methods import Retriever, open_bank
+from sgsd.models import merge_adapter
 from sgsd.preemption import StopOnSignal
 from sgsd.progress import (
     POLARITIES,
@@ -44,16 +43,13 @@ from sgsd.progress import (
     collapsed,
     curve_points,
 )
-from sgsd.ranks import Processes, check_wrapper, deepspeed_asked, deepspeed_to_stderr, describe, together
+from sgsd.ranks import Processes, check_wrapper, deepspeed_to_stderr, describe, together
+from sgsd.recipe import AnyTrainer, make_trainer
 from sgsd.records import Problem, Rollout
-from sgsd.rollout import GuidanceSource, bank_guidance, write_past_rollouts
-from sgsd.score import check_scoring
+from sgsd.rollout import bank_guidance, write_past_rollouts
 from sgsd.shards import sharded, whole
-from sgsd.trainer import DistillationTrainer, SGSDTrainer, draw_seed
+from sgsd.trainer import DistillationTrainer, draw_seed
 from sgsd.verify import Verifier, load_verifier
-
-if TYPE_CHECKING:
-    from sgsd.baselines import GroupTrainer, TextTrainer
 
 
 @dataclass(frozen=True)
@@ -157,51 +153,6 @@ def train_run(
     )
 
 
-def training_arguments(config: RunConfig) -> TrainingArguments:
-    return TrainingArguments(**training_settings(config))
-
-
-def training_settings(config: RunConfig) -> dict[str, Any]:
-    """The configuration's `train` section in the words of transformers.TrainingArguments."""
-    train = config.train
-    # transformers 5.23 renamed it
-    known = {field.name for field in fields(TrainingArguments)}
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    values: dict[str, Any] = {checkpointing: train.gradient_checkpointing}
-    return dict(
-        output_dir=config.output_dir,
-        max_steps=train.max_steps,
-        per_device_train_batch_size=train.per_device_batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=train.warmup_steps,
-        max_grad_norm=train.max_grad_norm,
-        weight_decay=train.weight_decay,
-        adam_beta2=train.adam_beta2,
-        bf16=_mixed(config) and config.model.dtype == "bfloat16",
-        fp16=_mixed(config) and config.model.dtype == "float16",
-        # DeepSpeed knows of a CPU by itself (DS_ACCELERATOR=cpu), and is not used where accelerate is told of one.
-        use_cpu=not torch.cuda.is_available() and not deepspeed_asked(),
-        ddp_backend="gloo" if deepspeed_asked() and not torch.cuda.is_available() else None,
-        ddp_timeout=train.timeout_s,
-        ddp_find_unused_parameters=False,  # each pass uses all trained weights: `GatedObjective.loss`
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is no number ends the run; it is not averaged away
-        save_steps=train.save_every,
-        save_total_limit=train.keep_checkpoints,
-        report_to=list(train.report_to) or "none",
-        seed=config.seed,
-        disable_tqdm=True,
-        **values,
-    )
-
-
-def _mixed(config: RunConfig) -> bool:
-    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, of which a CPU has none."""
-    return config.model.dtype == "bfloat16" or (config.model.dtype == "float16" and torch.cuda.is_available())
-
-
 def _check_beginning(out: Path, resume: bool) -> None:
     """A run begins in a folder without one and goes on where there is a checkpoint. Raises ConfigError."""
     if out.exists() and not out.is_dir():
@@ -219,55 +170,17 @@ def _check_beginning(out: Path, resume: bool) -> None:
 
 def _trainer(
     config: RunConfig, problems: Sequence[Problem], retriever: Retriever | None, verifier: Verifier
-) -> DistillationTrainer | GroupTrainer | TextTrainer:
-    out = Path(config.output_dir)
-    set_seed(config.seed)  # a new adapter's weights are drawn
-    model, tokenizer = load_student(config.model, training=True)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(
-            f"nothing to train: {config.model.name_or_path} is an adapter, set model.lora to go on with it"
-        )
-    guidance = bank_guidance(retriever) if config.skills_in_prompt and retriever is not None else None
-    what = (model, training_settings(config), config, verifier, problems, tokenizer)
-    trainer: DistillationTrainer | GroupTrainer | TextTrainer
-    trainer = _of_trl(what, guidance) if config.method in ("grpo", "sft") else _distillation(what, retriever, guidance)
+) -> AnyTrainer:
+    """The trainer, and what it leaves in the run's folder and on the screen."""
+    trainer = make_trainer(config, problems, retriever, verifier)
     trainer.on_rollouts = _rollout_writer(config, trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Folder(config, trainer.accelerator.wait_for_everyone))
-    trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
+    trainer.add_callback(MetricsFile(Path(config.output_dir) / "metrics.jsonl"))
     trainer.add_callback(
         ProgressLine(lambda: trainer.generated_tokens, lambda: describe(trainer.accelerator, trainer.model_wrapped))
     )
     return trainer
-
-
-_What = tuple[Any, dict[str, Any], RunConfig, Verifier, Sequence[Problem], Any]
-"""Student, training settings, configuration, verifier, problems, tokenizer."""
-
-
-def _distillation(what: _What, retriever: Retriever | None, guidance: GuidanceSource | None) -> DistillationTrainer:
-    model, settings, config, verifier, problems, tokenizer = what
-    common: dict[str, Any] = {
-        "model": model,
-        "args": TrainingArguments(**settings),
-        "verifier": verifier,
-        "train_dataset": problems,
-        "processing_class": tokenizer,
-    }
-    if config.method == "sgsd":
-        assert retriever is not None  # bank.path is set
-        return SGSDTrainer(method=config, bank=retriever, **common)
-    check_scoring(model)
-    method = opsd_method(config, tokenizer) if config.method == "opsd" else opd_method(config, tokenizer)
-    return DistillationTrainer(config=config, method=method, guidance=guidance, **common)
-
-
-def _of_trl(what: _What, guidance: GuidanceSource | None) -> GroupTrainer | TextTrainer:
-    from sgsd.baselines import GroupTrainer, TextTrainer
-
-    if what[2].method == "grpo":
-        return GroupTrainer(*what, guidance=guidance)
-    return TextTrainer(*what)
 
 
 class _Folder(TrainerCallback):
@@ -309,7 +222,7 @@ def _rollout_writer(config: RunConfig, trainer: Trainer) -> Callable[[int, Seque
 
 def _curve(
     config: RunConfig,
-    trainer: DistillationTrainer | GroupTrainer | TextTrainer,
+    trainer: AnyTrainer,
     held_out: Sequence[Problem],
     retriever: Retriever | None,
     processes: Processes,
@@ -337,9 +250,7 @@ def _curve(
     )
 
 
-def _save(
-    config: RunConfig, trainer: DistillationTrainer | GroupTrainer | TextTrainer, merge: bool
-) -> tuple[Path, Path | None]:
+def _save(config: RunConfig, trainer: AnyTrainer, merge: bool) -> tuple[Path, Path | None]:
     """The student's folder, and the merged one when it is asked for: each whole, in exchange for that of an earlier end
     of this run. The main process writes, the others wait."""
     student = Path(config.output_dir) / "student"

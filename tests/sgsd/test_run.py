@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from sgsd.config import ModelConfig, parse_config
 from sgsd.errors import ConfigError, DataInvalid, ModelNotFound, VerifierError
 from sgsd.models import load_student
+from sgsd.recipe import training_arguments
 from sgsd.records import Problem
-from sgsd.run import train_run, training_arguments
+from sgsd.run import train_run
 from skillbank.errors import BankNotFound, ForeignFingerprint
 from skillbank.index.embed import Embedder, build_lexical_embedder
 from skillbank.index.vectors import bank_embedder
