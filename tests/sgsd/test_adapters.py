@@ -18,7 +18,7 @@ from sgsd.config import LoraConfig, ModelConfig, TeacherConfig
 from sgsd.errors import ConfigError
 from sgsd.models import BASE_FILE, load_student, merge_adapter
 from sgsd.score import ScoreRow, score
-from sgsd.teachers import TeacherWeights
+from sgsd.weights import TeacherWeights
 from skillbank.retrieve import Retriever, Settings
 from skillbank.store import Bank
 

@@ -201,6 +201,15 @@ def test_what_a_folder_holds_is_not_overwritten(folders: Folders, monkeypatch: p
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interrupt_heard() -> Iterator[None]:
+    """Ctrl-C as in the foreground: what a shell puts into the background, tests too, inherits it as ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupt_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_the_step_under_way_and_ends_the_run(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
@@ -222,6 +231,7 @@ def test_a_signal_saves_the_step_under_way_and_ends_the_run(
     assert_same(weights(broken), weights(whole))
 
 
+@pytest.mark.usefixtures("interrupt_heard")
 def test_a_second_signal_ends_at_once(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folders.config()
 
