@@ -21,6 +21,7 @@ from sgsd.arena.demo import past_rollouts_of_base
 from sgsd.arena.settings import STEPS, arena_config
 from sgsd.arena.sources import load_source
 from sgsd.checkpoint import numbered_checkpoints
+from sgsd.compare.contest import RESULT
 from sgsd.compare.entrants import QUICK_STEPS, Entrant
 from sgsd.config import EvalConfig, ModelConfig, parse_config
 from sgsd.evaluate import EvalResult, evaluate
@@ -31,8 +32,6 @@ from sgsd.rollout import bank_guidance
 from sgsd.run import RunResult, train_run
 from sgsd.verify import load_verifier
 from skillbank.building import build_bank
-
-RESULT = "result.json"
 
 
 def main(file: str) -> None:
@@ -126,8 +125,7 @@ def prepare_arena(entrant: Entrant, past: Path) -> None:
     The teacher is the base after supervised training on the reference solutions: as large as the student, and it knows
     what the student does not. The bank is copied because runs write to its ledger.
     """
-    level, seed = entrant.level, entrant.seed
-    quick = entrant.config.train.max_steps <= 2 * QUICK_STEPS
+    level, seed, quick = entrant.level, entrant.seed, entrant.quick
     config = arena_config(level, output_dir=str(past), seed=seed)  # type: ignore[arg-type]
     past.mkdir(parents=True, exist_ok=True)
     rollouts = past / "rollouts.jsonl"

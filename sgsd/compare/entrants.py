@@ -34,6 +34,8 @@ class Entrant(BaseModel):
     test: DataConfig
     """Problems of the reported accuracy. The curve, on which a checkpoint is chosen, is over `config.eval.data`."""
     trains: bool = True
+    quick: bool = False
+    """A few steps, and little past to learn from."""
     past: Path | None = None
     """Of the arena: folder with the base's past rollouts, the bank mined from them and OPD's teacher."""
 
@@ -127,6 +129,7 @@ def _of_arena(level: Level, method: str, seed: int, out: Path, tokens: int | Non
         config=parse_config(values),
         test=DataConfig(source=f"arena:{level}", split="test", limit=100 if quick else None),
         trains=name != "base",
+        quick=quick,
         past=past,
     )
 
