@@ -41,7 +41,7 @@ class Spoken:
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        return [[self._complete(prompt, seed // RANKS)] for prompt in prompts]
+        return [[self.complete(prompt, seed // RANKS)] for prompt in prompts]
 
     def _complete(self, prompt: Sequence[int], step: int) -> Completion:
         rng = random.Random(str((list(prompt), step)))

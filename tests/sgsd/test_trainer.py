@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
 from sgsd.config import SamplingConfig
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
 from sgsd.generate.transformers import TransformersGenerator
-from sgsd.prompts import NEUTRAL, Guidance, guided_user_text, render
-from sgsd.records import Completion, Problem, Rollout
+from sgsd.prompts import guided_user_text, render
+from sgsd.records import Completion, Rollout
 from sgsd.trainer import SGSDTrainer, draw_seed
 from skillbank.store import Bank
 
+from .restated import Restated
 from .training import (
     Pairs,
-    Recorded,
     TextVerifier,
     Watch,
     arguments,
@@ -38,7 +35,6 @@ from .training import (
     problems,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 # transformers 5.23 renames them; peft 0.21 and transformers 5.19 know the old names alone
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
@@ -56,103 +52,7 @@ def pairs(bank: Bank) -> Pairs:
     return Pairs(bank, (4, 0, 2, 1, 3))
 
 
-# ---- the step, restated ----------------------------------------------------------------------------------------------
-
-
-def full_logp(model: nn.Module, prompt_ids: list[int], rollout: Rollout) -> Tensor:
-    """log softmax of the model's own logits at each completion token, [T, V]: one row, no padding."""
-    completion = rollout.completion.token_ids
-    logits_LV = model(input_ids=torch.tensor([[*prompt_ids, *completion]])).logits[0]
-    return logits_LV[len(prompt_ids) - 1 : -1].log_softmax(dim=-1)
-
-
-def of_tokens(logp_TV: Tensor, rollout: Rollout) -> Tensor:
-    return logp_TV[range(len(rollout.completion.token_ids)), list(rollout.completion.token_ids)]
-
-
-class Restated:
-    """docs/method.md, steps 5 to 8, example by example and teacher by teacher."""
-
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, pairs: Pairs, *, teacher: nn.Module | None = None, **objective: Any
-    ) -> None:
-        self.model, self.tokenizer, self.pairs = model, tokenizer, pairs
-        self.teacher = teacher or model
-        given = {"tau": 1.0, "clip": 3.0, "eps": 0.05, "polarity": "verified", "gate": "bounded"}
-        self.settings: dict[str, Any] = given | {"support_baseline": "none", "support_top_k": 0} | objective
-
-    def gate(self, d: Any, log: Any) -> Any:
-        tau = self.settings["tau"]
-        if self.settings["gate"] == "quadratic":
-            return d * d / (4 * tau)
-        return math.log(2) - log(1 + math.e ** (-d * d / (2 * tau)))
-
-    def gate_slope(self, d: np.ndarray) -> np.ndarray:
-        tau = self.settings["tau"]
-        return d / (2 * tau) if self.settings["gate"] == "quadratic" else d / tau / (1 + np.exp(d * d / (2 * tau)))
-
-    def polarity(self, delta: np.ndarray, baseline: np.ndarray, mask: np.ndarray, outcome: int) -> float:
-        if self.settings["polarity"] == "off":
-            return float(outcome != 0)
-        support = (mask * np.clip(delta - baseline, -self.settings["clip"], self.settings["clip"])).sum() / mask.sum()
-        return outcome * np.sign(support) if abs(support) > self.settings["eps"] else 0.0
-
-    def run(self, rollouts: list[Rollout]) -> float:
-        """The loss of a window; its gradient is left in the model."""
-        self.model.zero_grad()
-        total = 0.0
-        for rollout in rollouts:
-            outcome = {"correct": 1, "wrong": -1, "unverifiable": 0}[rollout.verdict.outcome]
-            mask = np.array([float(token > 2) for token in rollout.completion.token_ids])  # 0 to 2 are special
-            teachers = self.teachers(rollout.problem)
-            if teachers and outcome and mask.sum():
-                one = self.local if self.settings["support_top_k"] else self.full
-                total += one(rollout, teachers, outcome, mask, len(rollouts))
-        return total
-
-    def teachers(self, problem: Problem) -> list[tuple[list[int], float]]:
-        found = self.pairs.retrieve([problem.problem], [problem.problem_id])[0]
-        return [(self.prompt(problem, Guidance(pair.skill, pair.mistake)), pair.weight) for pair in found]
-
-    def prompt(self, problem: Problem, *guidance: Guidance) -> list[int]:
-        return render(self.tokenizer, guided_user_text(problem.problem, guidance))
-
-    def full(self, rollout: Rollout, teachers: list[Any], outcome: int, mask: np.ndarray, examples: int) -> float:
-        student_T = of_tokens(full_logp(self.model, self.prompt(rollout.problem), rollout), rollout)
-        with torch.no_grad():
-            deltas = [of_tokens(full_logp(self.teacher, ids, rollout), rollout) - student_T for ids, _ in teachers]
-            neutral = of_tokens(full_logp(self.model, self.prompt(rollout.problem, NEUTRAL), rollout), rollout)
-        delta_KT = np.stack([delta.numpy() for delta in deltas])
-        baseline_T = {
-            "none": np.zeros(len(mask)),
-            "pool": delta_KT.mean(axis=0),
-            "placebo": (neutral - student_T.detach()).numpy(),
-        }[self.settings["support_baseline"]]
-        loss, slope_T = 0.0, np.zeros(len(mask))
-        for (_, weight), delta_T in zip(teachers, delta_KT, strict=True):
-            scale = weight * self.polarity(delta_T, baseline_T, mask, outcome) / mask.sum() / examples
-            loss += scale * (mask * self.gate(delta_T, np.log)).sum()
-            slope_T -= scale * mask * self.gate_slope(delta_T)
-        student_T.backward(torch.tensor(slope_T))
-        return loss
-
-    def local(self, rollout: Rollout, teachers: list[Any], outcome: int, mask: np.ndarray, examples: int) -> float:
-        student_TV = full_logp(self.model, self.prompt(rollout.problem), rollout)
-        loss = student_TV.sum() * 0
-        for ids, weight in teachers:
-            with torch.no_grad():
-                teacher_TV = full_logp(self.model, ids, rollout)
-            delta, gates = [], []
-            for t, token in enumerate(rollout.completion.token_ids):
-                support = sorted({*teacher_TV[t].topk(self.settings["support_top_k"]).indices.tolist(), token})
-                p, q = teacher_TV[t, support].log_softmax(-1), student_TV[t, support].log_softmax(-1)
-                at = support.index(token)
-                delta.append((p[at] - q[at]).item())
-                gates.append(self.gate((p.exp() * (p - q)).sum(), torch.log))
-            rho = self.polarity(np.array(delta), np.zeros(len(mask)), mask, outcome)
-            loss = loss + weight * rho * (torch.tensor(mask) * torch.stack(gates)).sum() / mask.sum() / examples
-        loss.backward()
-        return loss.item()
+# ---- the step against its restatement --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -549,74 +449,3 @@ def test_sgsd_is_light_until_a_trainer_is_asked_for() -> None:
         "assert not hasattr(sgsd, 'nothing') and 'SGSDTrainer' in sgsd.__all__"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-# ---- golden losses and ranks -----------------------------------------------------------------------------------------
-
-
-def exact_model(tiny: Any) -> Any:
-    """In float64 throughout, from weights that every machine draws alike: the model's own norms and rotary angles are
-    float32 whatever its dtype, and torch's normal numbers depend on the processor."""
-    model = tiny.model().double()
-    rng = np.random.default_rng(0)
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            parameter.data = torch.tensor(0.3 * rng.standard_normal(tuple(parameter.shape)))
-
-    def norm(module: Any) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            return module.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
-
-        return forward
-
-    for module in model.modules():
-        if type(module).__name__ == "Qwen3RMSNorm":
-            module.forward = norm(module)
-    frequencies = 10_000.0 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
-
-    def rotary(x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = (position_ids[..., None] * frequencies).repeat(1, 1, 2)
-        return angles.cos(), angles.sin()
-
-    model.model.rotary_emb.forward = rotary
-    return model
-
-
-def ten_losses(tiny: Any, pairs: Pairs, out: Path, objective: dict[str, Any]) -> list[float]:
-    trainer, _ = make_trainer(
-        tiny,
-        pairs,
-        out,
-        model=exact_model(tiny),
-        config=method(objective=objective),
-        generator=Recorded(seeded=True),
-        max_steps=10,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        max_grad_norm=1.0,
-    )
-    losses = [0.0] * 10
-    part = trainer.compute_loss
-
-    def noted(*args: Any, **kwargs: Any) -> Tensor:  # the parent adds up in float32
-        loss: Tensor = part(*args, **kwargs)
-        losses[trainer.state.global_step] += loss.item()
-        return loss
-
-    trainer.compute_loss = noted  # type: ignore[method-assign]
-    trainer.train()
-    return losses
-
-
-@pytest.mark.parametrize("variant", ["paper", "local"])
-def test_golden_losses(tiny: Any, pairs: Pairs, tmp_path: Path, variant: str) -> None:
-    """Ten steps on recorded rollouts in float64. A change that is meant to be numeric writes them anew with
-    SGSD_GOLDEN=write, and says so in the changelog."""
-    losses = ten_losses(tiny, pairs, tmp_path, {"support_top_k": 3} if variant == "local" else {})
-    file = GOLDEN / f"losses-{variant}.json"
-    if os.environ.get("SGSD_GOLDEN") == "write":
-        file.write_text(json.dumps(losses, indent=1) + "\n", encoding="utf-8")
-    golden = json.loads(file.read_text(encoding="utf-8"))
-    assert len(golden) == 10
-    assert sum(abs(loss) > 1e-3 for loss in golden) > 5
-    assert losses == pytest.approx(golden, rel=1e-6)

@@ -123,9 +123,9 @@ class Recorded:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         self.calls.append(len(prompts))
-        return [[self._complete(prompt, seed if self.seeded else 0)] for prompt in prompts]
+        return [[self.complete(prompt, seed if self.seeded else 0)] for prompt in prompts]
 
-    def _complete(self, prompt: Sequence[int], seed: int) -> Completion:
+    def complete(self, prompt: Sequence[int], seed: int) -> Completion:
         rng = random.Random(str((list(prompt), seed)))
         ids = [rng.randrange(5, 38) for _ in range(rng.randrange(1, self.tokens))]
         ended = rng.random() < 0.7
