@@ -155,6 +155,13 @@ def default_dtype() -> Literal["bfloat16", "float32"]:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
+def mixed_precision(config: ModelConfig) -> bool:
+    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, of which a CPU has none."""
+    import torch
+
+    return config.dtype == "bfloat16" or (config.dtype == "float16" and torch.cuda.is_available())
+
+
 def check_adapter(model: Any, settings: PeftConfig | None = None) -> None:
     """Raise ConfigError for an adapter under which log-probs cannot be read as `sgsd.score` reads them.
 

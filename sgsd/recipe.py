@@ -12,7 +12,7 @@ from transformers import TrainingArguments, set_seed
 from sgsd.config import RunConfig
 from sgsd.errors import ConfigError
 from sgsd.methods import Retriever, opd_method, opsd_method
-from sgsd.models import load_student
+from sgsd.models import load_student, mixed_precision
 from sgsd.ranks import deepspeed_asked
 from sgsd.records import Problem
 from sgsd.rollout import GuidanceSource, bank_guidance
@@ -97,8 +97,8 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         max_grad_norm=train.max_grad_norm,
         weight_decay=train.weight_decay,
         adam_beta2=train.adam_beta2,
-        bf16=_mixed(config) and config.model.dtype == "bfloat16",
-        fp16=_mixed(config) and config.model.dtype == "float16",
+        bf16=mixed_precision(config.model) and config.model.dtype == "bfloat16",
+        fp16=mixed_precision(config.model) and config.model.dtype == "float16",
         # DeepSpeed knows of a CPU by itself (DS_ACCELERATOR=cpu), and is not used where accelerate is told of one.
         use_cpu=not torch.cuda.is_available() and not deepspeed_asked(),
         ddp_backend="gloo" if deepspeed_asked() and not torch.cuda.is_available() else None,
@@ -113,8 +113,3 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         disable_tqdm=True,
         **values,
     )
-
-
-def _mixed(config: RunConfig) -> bool:
-    """A half-precision dtype means mixed precision; float16 wants a gradient scaler, of which a CPU has none."""
-    return config.model.dtype == "bfloat16" or (config.model.dtype == "float16" and torch.cuda.is_available())

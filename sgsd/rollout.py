@@ -93,10 +93,17 @@ def bank_guidance(retriever: Retriever) -> GuidanceSource:
 
 
 def past_rollouts(
-    rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int, guided: bool = False
+    rollouts: Sequence[Rollout],
+    *,
+    model: str,
+    sampling: SamplingConfig,
+    seed: int,
+    guided: bool = False,
+    with_tokens: bool = False,
 ) -> Iterator[skillbank.records.Rollout]:
     """The same rollouts as `skillbank` keeps them: the lines of a rollout file. `guided` says that lessons of a bank
-    stood in their prompts: a bank that learned from its own words would echo.
+    stood in their prompts: a bank that learned from its own words would echo. `with_tokens` keeps the token ids too,
+    which whoever scores the completions again needs and whoever mines them does not.
 
     An id names the problem, the drawing (model, sampling, seed) and the number of the draw, so that files of different
     drawings can be mined together and a file that is read twice is known to be the same.
@@ -120,12 +127,21 @@ def past_rollouts(
             source=problem.source,
             split=problem.split,
             guided=guided,
+            token_ids=rollout.completion.token_ids if with_tokens else None,
         )
 
 
 def write_past_rollouts(
-    path: Path, rollouts: Sequence[Rollout], *, model: str, sampling: SamplingConfig, seed: int, guided: bool = False
+    path: Path,
+    rollouts: Sequence[Rollout],
+    *,
+    model: str,
+    sampling: SamplingConfig,
+    seed: int,
+    guided: bool = False,
+    with_tokens: bool = False,
 ) -> None:
-    """A rollout file, whole or not at all."""
+    """A rollout file, whole or not at all; the rest is as in `past_rollouts`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_rollouts(path, past_rollouts(rollouts, model=model, sampling=sampling, seed=seed, guided=guided))
+    lines = past_rollouts(rollouts, model=model, sampling=sampling, seed=seed, guided=guided, with_tokens=with_tokens)
+    write_rollouts(path, lines)

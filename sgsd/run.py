@@ -215,6 +215,7 @@ def _rollout_writer(config: RunConfig, trainer: Trainer) -> Callable[[int, Seque
             sampling=config.rollout,
             seed=draw_seed(config.seed, step - 1, rank),
             guided=config.skills_in_prompt,
+            with_tokens=True,
         )
 
     return write

@@ -143,7 +143,14 @@ class SkillPairPool:
         return TeacherPrompt(self._render(problem, NEUTRAL), 0.0)
 
     def _render(self, problem: Problem, guidance: Guidance) -> tuple[int, ...]:
-        return tuple(render(self.tokenizer, guided_user_text(problem.problem, [guidance]), thinking=self.thinking))
+        return guided_prompt(self.tokenizer, problem, guidance, thinking=self.thinking)
+
+
+def guided_prompt(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, guidance: Guidance, *, thinking: bool = False
+) -> tuple[int, ...]:
+    """What the teacher of one lesson reads before the completion."""
+    return tuple(render(tokenizer, guided_user_text(problem.problem, [guidance]), thinking=thinking))
 
 
 def is_drawn(share: float, key: str) -> bool:

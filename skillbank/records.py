@@ -42,6 +42,8 @@ class Rollout(Record):
     split: str = "train"
     guided: bool = False
     """Its prompt contained skills already: what is mined from it would teach the bank its own words."""
+    token_ids: tuple[int, ...] | None = Field(None, exclude_if=lambda ids: ids is None)
+    """Of the completion as drawn, end token included, where the writer kept them: a text can be cut otherwise."""
 
 
 class Skill(Record):

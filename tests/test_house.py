@@ -53,6 +53,16 @@ def test_every_command_shows_an_example(name: str, help_text: str) -> None:
     assert f"sgsd {name}" in help_text, f"give `sgsd {name}` an example in its docstring"
 
 
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_has_a_word_in_the_documents(name: str) -> None:
+    """By its whole name; a command of the bank also in a table or a list of the page about curation."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    said = any(re.search(rf"sgsd {name}(?![\w-])", page.read_text(encoding="utf-8")) for page in pages)
+    own = name.removeprefix("bank ")
+    curation = (ROOT / "docs" / "curation.md").read_text(encoding="utf-8")
+    assert said or (own != name and re.search(rf"`{own}[` ]", curation)), f"no document speaks of `sgsd {name}`"
+
+
 @pytest.mark.parametrize(
     "target", ["demo", "test", "test-fast", "test-vllm", "install", "install-vllm", "lint", "types", "check", "clean"]
 )

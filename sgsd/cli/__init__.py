@@ -26,6 +26,7 @@ from sgsd.cli.compare import compare_command
 from sgsd.cli.demo import demo_command
 from sgsd.cli.diagnose import diagnose_command
 from sgsd.cli.evaluate import evaluate_command
+from sgsd.cli.explain import explain_command
 from sgsd.cli.rollout import rollout_command
 from sgsd.cli.train import train_command
 from sgsd.errors import ConfigError, SGSDError, SGSDWarning, TrainingStopped, VerifierError, refusal
@@ -49,6 +50,7 @@ app.command("train")(train_command)
 app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("diagnose")(diagnose_command)
+app.command("explain")(explain_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -73,7 +73,13 @@ class Spool:
         kept = self.db.execute(
             "INSERT INTO rollouts (rollout_id, problem_id, hash, file, body) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (rollout_id) DO NOTHING",
-            (rollout.rollout_id, rollout.problem_id, digest, file, rollout.model_dump_json(exclude_defaults=True)),
+            (
+                rollout.rollout_id,
+                rollout.problem_id,
+                digest,
+                file,
+                rollout.model_dump_json(exclude_defaults=True, exclude={"token_ids"}),
+            ),
         )
         if kept.rowcount:
             self.count += 1

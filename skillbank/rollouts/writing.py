@@ -44,8 +44,9 @@ def _write_parquet(part: Path, rollouts: Iterable[Rollout], _: bool) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Text, but for what is yes or no. `sampling` differs from row to row, so it travels as JSON.
+    # Text, but for what is yes or no and for tokens. `sampling` differs from row to row, so it travels as JSON.
     types = {name: pa.bool_() if field.annotation is bool else pa.string() for name, field in _FIELDS.items()}
+    types["token_ids"] = pa.list_(pa.int32())
     schema = pa.schema(list(types.items()))
     count = 0
     stream = iter(rollouts)
