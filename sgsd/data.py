@@ -4,7 +4,8 @@ r"""Data sets of problems, whatever their schema, as `Problem`s. The only room t
     plain    problem | question, answer, and perhaps solution, problem_id | id, source, split      HMMT25, your own
     gsm8k    question, answer = a solution that ends in `#### 18`
 
-Files are JSONL or parquet; other names are data sets of the Hugging Face hub (`name` or `name:configuration`).
+Files are JSONL or parquet; other names are the evaluation sets of `sgsd.evalsets` (`AIME24`), else data sets of the
+Hugging Face hub (`name` or `name:configuration`).
 Boilerplate that tells the model how to answer is stripped: it contradicts our own prompt and pollutes retrieval
 (docs/method.md, pitfall 9). Everything left out is counted in the `ProblemSet`.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from sgsd.errors import DataInvalid, DataNotFound
+from sgsd.evalsets import EvaluationSet, named
 from sgsd.records import Problem
 
 DAPO_PREFIX = (
@@ -107,16 +109,19 @@ def load_problems(
     """Read problems from a JSONL or parquet file or from the hub.
 
     `split` leaves out rows of a file that name another split, and picks the split of a hub data set (`train` by
-    default). `limit` takes the first problems of what is left, or with a `seed` a random sample of them.
+    default; a named evaluation set has `test` alone). `limit` takes the first problems of what is left, or with a
+    `seed` a random sample of them.
 
     Raises DataNotFound when there is no such file or data set, DataInvalid when nothing in it can be used.
     """
     name = str(source)
     if name.startswith("arena:"):
         raise DataInvalid(f"{name} is made, not read: use sgsd.cli.sources.load_source, or give a file or a hub name")
-    label = Path(name).stem if Path(name).exists() else name
+    is_file = Path(name).expanduser().exists()
+    known = None if is_file else named(name)
+    label = known.name if known else Path(name).stem if is_file else name
     collected = _Collector(label, split)
-    for row, content in _rows(name, split):
+    for row, content in _named_rows(known) if known else _rows(name, split):
         collected.add(row, content)
     found = collected.result(name)
     if not found.problems:
@@ -252,6 +257,11 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[int, Mapping[str, Any] | 
         yield number, {**content, "split": split}
 
 
+def _named_rows(known: EvaluationSet) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    for number, content in _hub_rows(known.hub, known.split):
+        yield number, content if isinstance(content, str) else {**content, "split": "test"}
+
+
 def problem_from_row(row: Mapping[str, Any]) -> Problem:
     """A row of any schema above as a problem. Raises DataInvalid that says what is missing."""
     problem = _problem(row, "unknown", None)
@@ -312,7 +322,7 @@ def _plain_fields(row: Mapping[str, Any]) -> _Fields:
     worked, mark, final = answer.rpartition("####")
     if mark:  # GSM8K
         answer, solution = final.strip().replace(",", ""), solution or worked.strip()
-    return strip_boilerplate(text), answer, solution, next((row[key] for key in _ID_KEYS if row.get(key)), None)
+    return strip_boilerplate(text), answer, solution, next((row[key] for key in _ID_KEYS if _text(row.get(key))), None)
 
 
 def strip_boilerplate(text: str) -> str:

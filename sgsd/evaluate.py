@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sgsd.errors import DataInvalid, ProblemTooLong
+from sgsd.generate.seeds import prompt_seeds
 from sgsd.ranks import ALONE, Processes
 from sgsd.records import Outcome, Problem, Rollout
-from sgsd.rollout import GuidanceSource, draw_rollouts
+from sgsd.rollout import Asked, GuidanceSource, prompts_that_fit, roll_out
 from sgsd.verify import TruncationPolicy, Verifier
 from sgsd.verify.answers import fold
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from sgsd.config import EvalConfig
+    from sgsd.config import EvalConfig, SamplingConfig
     from sgsd.generate import Generator
 
 
@@ -98,6 +100,18 @@ class EvalResult:
         }
 
 
+class Finished(Protocol):
+    """What keeps finished problems, so that an evaluation that was ended goes on (sgsd.journal)."""
+
+    def of(self, problems: Sequence[Problem]) -> list[ProblemResult] | None:
+        """The records of these problems, None unless all are there."""
+        ...
+
+    def add(self, records: Sequence[ProblemResult], rollouts: Sequence[Rollout]) -> None:
+        """Keep what a batch came to: k rollouts of each record."""
+        ...
+
+
 def evaluate(
     generator: Generator,
     tokenizer: PreTrainedTokenizerBase,
@@ -110,12 +124,15 @@ def evaluate(
     guidance: GuidanceSource | None = None,
     on_progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    finished: Finished | None = None,
 ) -> EvalResult:
     """Draw `config.sampling.n` completions a problem, verify them, and count.
 
     `guidance` puts lessons of the bank into the prompts (base + skill); without it they are plain. `seed` rules the
     draws and the bootstrap. `on_progress` is called with the number of problems finished since its last call. Of
-    several `processes`, each takes its share of the problems and all get the numbers of the whole.
+    several `processes`, each takes its share of the problems and all get the numbers of the whole. At most
+    `sampling.batch_size` completions are drawn at a time; each such batch is handed to `finished`, and is not drawn
+    where that has it from before.
 
     Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `sampling.max_prompt_tokens`.
     """
@@ -123,24 +140,42 @@ def evaluate(
     records: list[ProblemResult] = []
     too_long = len(mine)
     with suppress(*((ProblemTooLong, DataInvalid) if processes.count > 1 else ())):  # others may have some that fit
-        drawn = draw_rollouts(
-            generator,
-            tokenizer,
-            mine,
-            verifier,
-            config.sampling,
-            truncated=truncated,
-            seed=seed,
-            guidance=guidance,
-            on_progress=on_progress,
-        )
-        k, too_long = config.sampling.n, drawn.too_long
-        records = records_of(drawn.rollouts, k)
+        asked = prompts_that_fit(tokenizer, mine, config.sampling, guidance)
+        too_long = len(mine) - len(asked)
+        draw = partial(roll_out, generator, verifier=verifier, sampling=config.sampling, truncated=truncated)
+        records = _in_batches(draw, asked, config.sampling, seed, finished, on_progress)
     shares, counts = zip(*processes.gather((records, too_long)), strict=True)
     dealt = [record for turn in zip_longest(*shares) for record in turn if record is not None]
     if not dealt:
         raise ProblemTooLong(f"none of {len(problems)} problems fits max_prompt_tokens: raise it, or give others")
     return summarise(dealt, bootstrap=config.bootstrap, seed=seed, too_long=sum(counts))
+
+
+def _in_batches(
+    draw: Callable[..., tuple[Rollout, ...]],
+    asked: Sequence[Asked],
+    sampling: SamplingConfig,
+    seed: int,
+    finished: Finished | None,
+    on_progress: Callable[[int], None] | None,
+) -> list[ProblemResult]:
+    """Records in the order of the problems. Prompts of like lengths are drawn together, a batch from a seed of its own:
+    what a batch draws does not depend on which others were drawn before, in this process or an earlier one."""
+    by_length = sorted(range(len(asked)), key=lambda index: len(asked[index][1]))
+    size = max(1, sampling.batch_size // sampling.n)
+    batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+    records: dict[int, ProblemResult] = {}
+    for batch, batch_seed in zip(batches, prompt_seeds(seed, len(batches)), strict=True):
+        there = finished.of([asked[index][0] for index in batch]) if finished is not None else None
+        if there is None:
+            rollouts = draw(asked=[asked[index] for index in batch], seed=batch_seed, on_progress=on_progress)
+            there = records_of(rollouts, sampling.n)
+            if finished is not None:
+                finished.add(there, rollouts)
+        elif on_progress is not None:
+            on_progress(len(batch))
+        records |= zip(batch, there, strict=True)
+    return [records[index] for index in range(len(asked))]
 
 
 def records_of(rollouts: Sequence[Rollout], k: int) -> list[ProblemResult]:
@@ -170,6 +205,15 @@ def summarise(records: Sequence[ProblemResult], *, bootstrap: int, seed: int = 0
         too_long=too_long,
         records=tuple(records),
     )
+
+
+def mean_over_sets(results: Sequence[EvalResult], *, bootstrap: int, seed: int = 0) -> Estimate:
+    """The mean of the sets' accuracies, each set counting alike. 95 % bootstrap: problems are resampled in each set."""
+    rng = np.random.default_rng(seed)
+    sets = [np.array([record.accuracy for record in result.records]) for result in results]
+    means_R = [np.mean([rng.choice(one, len(one)).mean() for one in sets]) for _ in range(bootstrap)]
+    low, high = np.percentile(means_R, [2.5, 97.5])
+    return Estimate(float(np.mean([one.mean() for one in sets])), float(low), float(high))
 
 
 def pass_at(draws: int, correct: int, k: int) -> float:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GuidanceSource = Callable[[Sequence[Problem]], Sequence[Sequence[Guidance]]]
 """The lessons to put into the prompt of each problem."""
 
+Asked = tuple[Problem, tuple[int, ...]]
+"""A problem and the token ids of its prompt."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -54,6 +57,18 @@ def draw_rollouts(
 
     Raises DataInvalid without problems, ProblemTooLong when every prompt exceeds `sampling.max_prompt_tokens`.
     """
+    asked = prompts_that_fit(tokenizer, problems, sampling, guidance)
+    rollouts = roll_out(generator, asked, verifier, sampling, truncated=truncated, seed=seed, on_progress=on_progress)
+    return Drawn(rollouts, too_long=len(problems) - len(asked))
+
+
+def prompts_that_fit(
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    sampling: SamplingConfig,
+    guidance: GuidanceSource | None = None,
+) -> list[Asked]:
+    """The problems with their prompts, without those whose prompt is too long. Raises as `draw_rollouts` does."""
     if not problems:
         raise DataInvalid("no problems to draw rollouts of: give at least one")
     lessons = guidance(problems) if guidance is not None else [()] * len(problems)
@@ -68,17 +83,28 @@ def draw_rollouts(
             f"all {len(problems)} prompts exceed max_prompt_tokens = {limit} (the shortest has "
             f"{min(map(len, prompts))}): raise the limit"
         )
-    drawn = generator.generate([ids for _, ids in kept], sampling, seed=seed, on_progress=on_progress)
-    owned = [(*of, completion) for of, completions in zip(kept, drawn, strict=True) for completion in completions]
+    return kept
+
+
+def roll_out(
+    generator: Generator,
+    asked: Sequence[Asked],
+    verifier: Verifier,
+    sampling: SamplingConfig,
+    *,
+    truncated: TruncationPolicy,
+    seed: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Rollout, ...]:
+    """Verified rollouts, problem after problem, `sampling.n` of each."""
+    drawn = generator.generate([ids for _, ids in asked], sampling, seed=seed, on_progress=on_progress)
+    owned = [(*of, completion) for of, completions in zip(asked, drawn, strict=True) for completion in completions]
     verdicts = grade(
         verifier, [completion for _, _, completion in owned], [problem for problem, _, _ in owned], truncated
     )
-    return Drawn(
-        rollouts=tuple(
-            Rollout(problem, ids, completion, verdict)
-            for (problem, ids, completion), verdict in zip(owned, verdicts, strict=True)
-        ),
-        too_long=len(problems) - len(kept),
+    return tuple(
+        Rollout(problem, ids, completion, verdict)
+        for (problem, ids, completion), verdict in zip(owned, verdicts, strict=True)
     )
 
 

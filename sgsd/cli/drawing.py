@@ -1,4 +1,4 @@
-"""What `sgsd rollout` and `sgsd eval` share: options into settings, the student, words for the outcome."""
+"""What `sgsd rollout` and `sgsd eval` share: options, the settings they become, the student, words for the outcome."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from sgsd.generate.engines import Drawer
 
 SHOWN_REASONS = 3
+
+ModelName = Annotated[str, typer.Option(help="A folder (weights or an adapter), a hub name, or `arena`.")]
+TopK = Annotated[int, typer.Option(help="0 keeps the whole vocabulary.")]
+NewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Default: what the model's generation settings say, else 1024.")
+]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Problems with longer prompts are left out and counted.")]
+VerifierName = Annotated[str, typer.Option(help="math, exact, choice or your own module:function.")]
+Timeout = Annotated[float, typer.Option(help="Seconds a verification; more is unverifiable.")]
+Truncated = Annotated[str, typer.Option(help="Completions that were cut off: grade, wrong or ignore.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="The first problems only.")]
+Seed = Annotated[int, typer.Option(min=0)]
 
 EngineName = Annotated[
     str | None,

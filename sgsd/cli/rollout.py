@@ -11,9 +11,18 @@ import typer
 from sgsd.cli.common import check_file, counted, emit, from_options, offline_without_network, progress, waiting
 from sgsd.cli.drawing import (
     EngineName,
+    Limit,
     MemoryShare,
+    ModelName,
+    NewTokens,
+    PromptTokens,
+    Seed,
     ServerModel,
     Servers,
+    Timeout,
+    TopK,
+    Truncated,
+    VerifierName,
     drawing,
     engine_from_options,
     judge_from_options,
@@ -25,29 +34,25 @@ from sgsd.cli.drawing import (
 def rollout_command(
     data: Annotated[str, typer.Option(help="Problems: a JSONL or parquet file, a hub name, or arena:LEVEL.")],
     out: Annotated[Path, typer.Option(help="The rollout file to write: JSONL, or parquet when it ends in .parquet.")],
-    model: Annotated[str, typer.Option(help="A folder, a hub name, or `arena`.")] = "arena",
+    model: ModelName = "arena",
     n: Annotated[int, typer.Option(help="Completions a problem.")] = 4,
     temperature: Annotated[float, typer.Option(help="0 is greedy, with --n 1.")] = 1.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0 keeps the whole vocabulary.")] = 0,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Default: what the model's generation settings say, else 1024.")
-    ] = None,
-    max_prompt_tokens: Annotated[
-        int, typer.Option(min=1, help="Problems with longer prompts are left out and counted.")
-    ] = 2048,
+    top_k: TopK = 0,
+    max_new_tokens: NewTokens = None,
+    max_prompt_tokens: PromptTokens = 2048,
     batch_size: Annotated[int, typer.Option(help="Prompts drawn at once.")] = 64,
     thinking: Annotated[bool, typer.Option(help="Let models think that can.")] = False,
     engine: EngineName = None,
     server: Servers = None,
     server_model: ServerModel = None,
     gpu_memory_utilization: MemoryShare = 0.3,
-    verifier: Annotated[str, typer.Option(help="math, exact, choice or your own module:function.")] = "math",
-    timeout: Annotated[float, typer.Option(help="Seconds a verification; more is unverifiable.")] = 5.0,
-    truncated: Annotated[str, typer.Option(help="Completions that were cut off: grade, wrong or ignore.")] = "grade",
+    verifier: VerifierName = "math",
+    timeout: Timeout = 5.0,
+    truncated: Truncated = "grade",
     split: Annotated[str, typer.Option(help="Which split of the problems.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first problems only.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    limit: Limit = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Draw completions of problems, verify them, and write a rollout file.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sgsd.cli import main
+from sgsd.provenance import folder_hash
 from skillbank.records import problem_hash
 from skillbank.rollouts import read_rollouts
 
@@ -60,11 +64,76 @@ def test_eval_prints_its_numbers(
     assert got["ci"] == [0.0, 0.0]
     assert list(got["pass_at_k"]) == ["1", "2", "3"]
     written = json.loads(out.read_text())
-    assert len(written["records"]) == 5
-    assert {key: value for key, value in written.items() if key != "records"} == got
+    assert len(written["sets"][0].pop("records")) == 5
+    assert written == got
     code, printed, _ = run(capsys, *command)
     assert code == 0
     assert printed.startswith("accuracy 0.000 [0.000, 0.000]  avg@1 over 5 problems\n")
+
+
+def test_eval_says_of_what_it_is(
+    tiny_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"problem": "What is 7 ?", "answer": "7"}\n')
+    out = tmp_path / "numbers.json"
+    command = ("eval", "--model", tiny_folder, "--data", data, "--data", other, "--paper", "--k", 2, "--json")
+    code, printed, _ = run(capsys, *command, "--max-new-tokens", 4, "--out", out)
+    assert code == 0
+    got = json.loads(printed)
+    assert [(one["name"], one["problems"]) for one in got["sets"]] == [("problems", 6), ("other", 1)]
+    assert (got["accuracy"], got["ci"], got["k"], got["problems"]) == (0.0, [0.0, 0.0], 2, 7)
+    of = got["evaluation"]
+    assert (of["model"]["name"], of["model"]["sha256"]) == (str(tiny_folder), folder_hash(tiny_folder))
+    assert of["bank"] is None
+    asked = {key: of["sampling"][key] for key in ("n", "temperature", "top_p", "max_new_tokens", "thinking")}
+    assert asked == {"n": 2, "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 4, "thinking": True}
+    assert of["verifier"]["version"] == f"math-verify {version('math-verify')}"
+    assert of["sgsd"] == version("sgsd")
+    code, printed, _ = run(capsys, *command[:-1], "--max-new-tokens", 4, "--out", out)
+    assert printed.splitlines()[-1].startswith("mean      0.000 [0.000, 0.000]  of 2 sets")
+    code, _, errors = run(capsys, *command, "--max-new-tokens", 5, "--out", out)
+    assert code == 2
+    assert "numbers.records.jsonl is of another evaluation: its sampling is" in errors
+
+
+def test_an_evaluation_that_was_killed_goes_on(
+    tiny_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was finished is drawn again, and the numbers are those of an evaluation without a break."""
+    from sgsd.generate.transformers import TransformersGenerator
+
+    draw, drawn = TransformersGenerator.generate, []
+
+    def counting(self: TransformersGenerator, prompts: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        if len(drawn) == kill_at:
+            raise KeyboardInterrupt
+        drawn.append([tuple(prompt) for prompt in prompts])
+        return draw(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(TransformersGenerator, "generate", counting)
+    command = ("eval", "--model", tiny_folder, "--data", data, "--k", 2, "--batch-size", 4, "--max-new-tokens", 6)
+    kill_at = 9
+    assert run(capsys, *command, "--out", tmp_path / "whole.json")[0] == 0
+    whole = list(drawn)
+    assert list(map(len, whole)) == [2, 2, 2]
+    drawn.clear()
+    kill_at = 2
+    assert run(capsys, *command, "--out", tmp_path / "killed.json")[0] == 130
+    assert not (tmp_path / "killed.json").exists()
+    journal = tmp_path / "killed.records.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])  # as if killed while the second batch was written
+    drawn.clear()
+    kill_at = 9
+    assert run(capsys, *command, "--out", tmp_path / "killed.json")[0] == 0
+    assert drawn == whole[1:]
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert len({line["problem_id"] for line in lines}) == 6
+    assert all(len(line["completions"]) == len(line["outcomes"]) == 2 for line in lines)
+    drawn.clear()
+    assert run(capsys, *command, "--out", tmp_path / "killed.json")[0] == 0
+    assert drawn == []
 
 
 def test_length_comes_from_the_model_when_it_is_not_given(

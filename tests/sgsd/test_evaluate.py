@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from sgsd.config import EvalConfig, SamplingConfig, VerifierConfig
 from sgsd.errors import DataInvalid, ProblemTooLong
-from sgsd.evaluate import ProblemResult, bootstrap_means, evaluate, majority, pass_at, summarise
+from sgsd.evaluate import (
+    ProblemResult,
+    bootstrap_means,
+    evaluate,
+    majority,
+    mean_over_sets,
+    pass_at,
+    summarise,
+)
 from sgsd.prompts import Guidance, plain_user_text, render
 from sgsd.records import Completion, Outcome, Problem
 from sgsd.rollout import draw_rollouts, past_rollouts
@@ -188,3 +196,32 @@ def test_rollouts_become_the_banks(tiny: Any) -> None:
     assert ids == [line.rollout_id for line in past_rollouts(drawn.rollouts, model="m", sampling=sampling, seed=3)]
     other = [line.rollout_id for line in past_rollouts(drawn.rollouts, model="m", sampling=sampling, seed=4)]
     assert not set(ids) & set(other)
+
+
+def test_every_set_counts_alike_in_the_mean() -> None:
+    small, large = (
+        summarise([result(outcomes, ["1", "2"]) for outcomes in of], bootstrap=10)
+        for of in (["cc"], ["cw", "cw", "cw", "ww"])
+    )
+    got = mean_over_sets([small, large], bootstrap=400)
+    assert got.value == (1.0 + 0.375) / 2
+    # The small set never varies; the large one's mean is 0.125 times the draws, of four, that are not the last problem.
+    drawn = np.random.default_rng(0).binomial(4, 0.75, 4000) * 0.125
+    low, high = np.percentile((1.0 + drawn) / 2, [2.5, 97.5])
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.0626)
+
+
+def test_batches_are_drawn_from_seeds_of_their_own_and_told_in_the_problems_order(tiny: Any) -> None:
+    seeds: list[int] = []
+
+    class Noting(Scripted):
+        def generate(self, prompts: Sequence[Sequence[int]], *args: Any, seed: int, **kwargs: Any) -> Any:
+            seeds.append(seed)
+            return super().generate(prompts, *args, seed=seed, **kwargs)
+
+    asked = [Problem("long", "What is 1 + 1 + 1 + 1 ?", "4"), Problem("short", "What is 1 ?", "4")]
+    config = EvalConfig(sampling=SamplingConfig(n=2, temperature=1.0, batch_size=2), bootstrap=10)
+    got = evaluate(Noting([r"\boxed{4}", "none"]), tiny.tokenizer(), asked, load_verifier(MATH), config, seed=3)
+    assert [record.problem_id for record in got.records] == ["long", "short"]
+    assert len(set(seeds)) == 2
+    assert got.accuracy == 0.5

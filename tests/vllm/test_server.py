@@ -95,6 +95,8 @@ def test_rollout_and_eval_draw_from_the_server(
     by_server = json.loads(capsys.readouterr().out)
     assert main(["eval", "--data", "arena:easy", "--limit", "6", "--json"]) == 0
     by_transformers = json.loads(capsys.readouterr().out)
+    assert by_server.pop("evaluation")["model"]["served"] == ["arena"]
+    assert len(by_transformers.pop("evaluation")["model"]["sha256"]) == 16
     assert by_server == by_transformers
     assert main(["eval", *asked, "--server-model", "nobody"]) == 1
     assert "serves no 'nobody', but arena: name one of them" in capsys.readouterr().err

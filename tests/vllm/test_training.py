@@ -38,4 +38,6 @@ def test_the_curve_is_drawn_by_the_engine(seen: Any) -> None:
 
 
 def test_an_adapter_is_evaluated_alike_by_vllm_and_transformers(seen: Any) -> None:
+    engines = [seen[name].pop("evaluation")["engine"]["name"] for name in ("vllm", "transformers")]
+    assert engines == ["vllm", "transformers"]
     assert seen["vllm"] == seen["transformers"]
