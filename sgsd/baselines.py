@@ -71,6 +71,7 @@ class GroupTrainer(Counts, WholeCheckpoints, GRPOTrainer):
         self.generator = TransformersGenerator(model, tokenizer)
         self.student = model
         self._stops = set(stop_token_ids(model, tokenizer))
+        self._flops = 0.0
         given, self.dropped_problems = _fitting(problems, tokenizer, config, guidance)
         self._problems = [problem for problem, _ in given]
         rows = [
@@ -95,15 +96,34 @@ class GroupTrainer(Counts, WholeCheckpoints, GRPOTrainer):
         ]
         problems = [self._problems[i] for i in number]
         verdicts = grade(self.verifier, drawn, problems, self.config_of_run.verifier.truncated)
+        thinking = self.config_of_run.rollout.thinking
+        asked = [tuple(render(self.tokenizer, prompt[-1]["content"], thinking=thinking)) for prompt in prompts]
         if self.on_rollouts is not None:
-            asked = [tuple(render(self.tokenizer, prompt[-1]["content"])) for prompt in prompts]
             each = zip(problems, asked, drawn, verdicts, strict=True)
             self.on_rollouts(self.state.global_step + 1, [Rollout(*parts) for parts in each])
         tokens = self.accelerator.gather(self._number(sum(map(len, completion_ids))))
         self.generated_tokens += int(tokens.sum())
+        self._flops += 2 * self._parameters * sum(map(len, [*asked, *completion_ids]))
         outcomes = [verdict.outcome for verdict in verdicts]
         self._log_metric("unverifiable", outcomes.count("unverifiable"))
         return rewards_of(number, outcomes)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Counts what the pass costs. The log-probs of the rollout's and of the initial weights are forward passes too,
+        made once for all iterations over a rollout."""
+        tokens = int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum())
+        scored = sum(inputs.get(name) is not None for name in ("old_per_token_logps", "ref_per_token_logps"))
+        self._flops += self._parameters * tokens * (6 + 2 * scored / self.config_of_run.grpo.iterations)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    @property
+    def _parameters(self) -> int:
+        return int(self.student.num_parameters(exclude_embeddings=True))
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """What was counted since the last call: the parent sees neither rollouts nor their tokens."""
+        spent, self._flops = round(self._flops), 0.0
+        return spent
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with quiet_peft():  # TRL asks the model for what transformers 5.23 renamed
@@ -181,6 +201,11 @@ class TextTrainer(Counts, WholeCheckpoints, SFTTrainer):
             processing_class=tokenizer,
             **kwargs,
         )
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Forward and backward of the student (6 N a token), without padding."""
+        tokens = int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
+        return 6 * int(self.student.num_parameters(exclude_embeddings=True)) * tokens
 
 
 def _texts(

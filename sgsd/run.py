@@ -70,7 +70,7 @@ class RunResult:
     collapsed: bool
     """True when eval.stop_on_collapse ended it."""
     flops: float
-    """Of students, teachers and rollouts, all ranks; 0 where the trainer does not count them."""
+    """Of students, teachers and rollouts, all ranks (docs/systems.md)."""
     seconds: dict[str, float]
     """Of this call: training, and the curve when there is one."""
     processes: int

@@ -64,7 +64,7 @@ class SamplingConfig(Config):
     """How completions are drawn."""
 
     n: PositiveInt = 1
-    """Completions a prompt."""
+    """Completions a prompt. Above 1 in training for opsd and opd alone, whose batch sizes count problems."""
     max_new_tokens: PositiveInt = 1024
     temperature: NonNegativeFloat = 1.0
     """0 is greedy."""
@@ -279,7 +279,7 @@ class SGSDConfig(Config):
         return self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
 
     @model_validator(mode="after")
-    def _one_rollout_a_problem(self) -> Self:
+    def _rollouts_a_problem(self) -> Self:
         if self.rollout.n != 1:
             raise ValueError(f"rollout.n = {self.rollout.n}: sgsd takes one rollout a problem, raise the batch size")
         return self
@@ -304,6 +304,13 @@ class RunConfig(SGSDConfig):
     sft: SFTConfig = SFTConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _rollouts_a_problem(self) -> Self:  # in the place of SGSDConfig's
+        if self.rollout.n != 1 and self.method not in ("opsd", "opd"):
+            instead = {"grpo": "set grpo.generations", "sft": "leave it out"}.get(self.method, "raise the batch size")
+            raise ValueError(f"rollout.n = {self.rollout.n}: {self.method} has no use for it, {instead}")
+        return self
 
     @model_validator(mode="after")
     def _skills_in_prompt_of_a_bank(self) -> Self:

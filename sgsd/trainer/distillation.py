@@ -127,15 +127,16 @@ class DistillationTrainer(WholeCheckpoints):
         self, epoch_iterator: Iterator[list[Problem]], num_batches: int, device: torch.device
     ) -> tuple[list[list[Example]], int]:
         batches = list(islice(epoch_iterator, num_batches))
+        n = self.config.rollout.n
         problems = [problem for batch in batches for problem in batch]
-        counted = len(problems) - self._filled_up()
+        counted = n * (len(problems) - self._filled_up())
         rollouts = self.roll_out(problems)
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step + 1, rollouts[:counted])
         if self.maintenance is not None:
             self.maintenance.take(self.state.global_step + 1, rollouts[:counted], seed=self._seed())
         with self.tally.timed("retrieve"):
-            pools = self.method.pool(problems[:counted], self.state.global_step + 1)
+            pools = self.method.pool([one.problem for one in rollouts[:counted]], self.state.global_step + 1)
         pooled = zip(rollouts[:counted], pools.teachers, pools.placebos, strict=True)
         examples = [Example(rollout, tuple(teachers), placebo) for rollout, teachers, placebo in pooled]
         # Scoring exchanges the model's forward, beneath which accelerate puts its autocast: it is entered here.
@@ -150,7 +151,7 @@ class DistillationTrainer(WholeCheckpoints):
         self.generated_tokens += round(over_ranks["tokens"])
         rest = iter([*examples, *(Example(rollout, ()) for rollout in rollouts[counted:])])
         self._window = Window(round(over_ranks["examples"]), round(over_ranks["tokens"]))
-        return [list(islice(rest, len(batch))) for batch in batches], self._window.examples
+        return [list(islice(rest, n * len(batch))) for batch in batches], self._window.examples
 
     def _filled_up(self) -> int:
         """Problems at the end of this rank's window that stand in another window already: at the end of an epoch
@@ -164,7 +165,8 @@ class DistillationTrainer(WholeCheckpoints):
         return size - mine
 
     def roll_out(self, problems: Sequence[Problem]) -> Sequence[Rollout]:
-        """One verified completion a problem, from the plain prompt unless there is `guidance`, at these weights."""
+        """`rollout.n` verified completions a problem, problem after problem, at these weights; from the plain prompt
+        unless there is `guidance`."""
         with self.tally.timed("rollout"), self.accelerator.autocast(), whole(self.model_wrapped):
             return draw_rollouts(
                 self.generator,

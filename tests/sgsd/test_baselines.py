@@ -66,6 +66,30 @@ def test_grpo_leaves_what_the_other_methods_leave(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
+def parameters(tmp_path: Path) -> int:
+    """N of the formulas: all weights but the embeddings."""
+    from sgsd.models import load_student
+
+    return int(load_student(config(tmp_path, "sft").model)[0].num_parameters(exclude_embeddings=True))
+
+
+def test_flops_of_grpo_are_rollouts_and_passes(tmp_path: Path) -> None:
+    """A step's rollouts cost 2 N a token, each of two passes over them 6 N; before those, 2 N for their log-probs."""
+    grpo = {"generations": 4, "iterations": 2}
+    result = train_run(config(tmp_path, "grpo", grpo=grpo, rollout={"max_new_tokens": 6, "n": 1}), problems())
+    (file,) = (tmp_path / "run" / "rollouts").iterdir()
+    asked = [json.loads(line)["problem"] for line in file.read_text().splitlines()]
+    prompts = sum(len(render(tiny_tokenizer(), plain_user_text(problem))) for problem in asked)
+    assert result.flops == (2 + 2 * 6 + 2) * parameters(tmp_path) * (prompts + result.generated_tokens)
+
+
+def test_flops_of_sft_are_passes_without_padding(tmp_path: Path) -> None:
+    given = [Problem(f"p{i}", f"What is {'1 + ' * i}1 ?", str(i + 1), solution="step by step 3") for i in range(8)]
+    result = train_run(config(tmp_path, "sft", train={"max_steps": 2, "per_device_batch_size": 8}), given)
+    texts = [len(render(tiny_tokenizer(), plain_user_text(problem.problem))) + 5 for problem in given]
+    assert result.flops == 6 * parameters(tmp_path) * 2 * sum(texts)  # each step is an epoch
+
+
 def test_groups_that_a_step_does_not_fill_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"= 4 times gradient_accumulation_steps = 2 is no multiple of .* = 3"):
         train_run(config(tmp_path, "grpo", grpo={"generations": 3}), problems())

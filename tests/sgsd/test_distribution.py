@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgsd.config import OPDConfig, OPSDConfig, TeacherConfig, parse_config
+from sgsd.config import OPDConfig, OPSDConfig, SamplingConfig, TeacherConfig, parse_config
 from sgsd.errors import ConfigError
 from sgsd.methods import Method, Window, opd_method, opsd_method
 from sgsd.methods.distribution import DistributionObjective, check_same_tokenizer, opd_token_loss, opsd_token_loss
@@ -196,6 +197,70 @@ def test_a_split_into_micro_batches_changes_nothing(tmp_path: Path, name: str) -
             torch.testing.assert_close(gradient, other[key], rtol=1e-6, atol=1e-9)
     assert {"token_loss", "reward"} <= whole.logs[0].keys()
     assert "helpful" not in whole.logs[0]
+
+
+class Numbered(Recorded):
+    """Each further completion of a prompt is another one, whether asked for by n or by asking for the prompt again."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, seed: int, on_progress: Any = None
+    ) -> list[list[Completion]]:
+        asked: Counter[tuple[int, ...]] = Counter()
+        drawn = []
+        for prompt in map(tuple, prompts):
+            first = asked[prompt]
+            asked[prompt] += sampling.n
+            drawn.append([self.complete(prompt, number) for number in range(first, asked[prompt])])
+        return drawn
+
+
+@pytest.mark.parametrize("name", ["opsd", "opd"])
+def test_rollouts_of_one_problem_count_like_those_of_several(tmp_path: Path, name: str) -> None:
+    """Two problems of three rollouts each are a step of six, in two micro-batches or in one."""
+
+    def losses(where: str, n: int, data: Sequence[Problem], **sizes: int) -> Watch:
+        made = opsd_method(parse_config({"method": "opsd", "opsd": {"clip": None}}), tiny_tokenizer())
+        if name == "opd":
+            teacher = tiny_model(7).double()
+            objective = DistributionObjective(opd_token_loss(OPDConfig()), token_budget=99, teacher=teacher)
+            made = Method("opd", PlainPool(tiny_tokenizer()), objective)
+        watch = Watch()
+        trainer = DistillationTrainer(
+            model=tiny_model().double(),
+            args=arguments(tmp_path / where, max_steps=2, train_sampling_strategy="sequential", **sizes),
+            config=parse_config({"method": name, "rollout": {"n": n, "max_new_tokens": 8, "temperature": 1.0}}),
+            method=made,
+            verifier=TextVerifier(),
+            train_dataset=data,
+            processing_class=tiny_tokenizer(),
+            generator=Numbered(),
+            callbacks=[watch],
+        )
+        trainer.train()
+        tokens.append(trainer.generated_tokens)
+        return watch
+
+    tokens: list[int] = []
+
+    thrice = [problem for problem in problems(4) for _ in range(3)]
+    expected = losses("thrice", 1, thrice, per_device_train_batch_size=6)
+    for where, sizes in (
+        ("whole", {"per_device_train_batch_size": 2}),
+        ("split", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}),
+    ):
+        found = losses(where, 3, problems(4), **sizes)
+        assert tokens[-1] == tokens[0] > 0
+        assert found.losses == pytest.approx(expected.losses, rel=1e-6)
+        assert expected.losses[0] != 0
+        for one, other in zip(found.gradients, expected.gradients, strict=True):
+            for key, gradient in one.items():
+                torch.testing.assert_close(gradient, other[key], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "instead"), [("sgsd", "raise the batch"), ("grpo", "grpo.gen"), ("sft", "leave it")])
+def test_other_methods_take_one_rollout_a_problem(name: str, instead: str) -> None:
+    with pytest.raises(ConfigError, match=rf"rollout\.n = 2: {name} .*{instead}"):
+        parse_config({"method": name, "rollout": {"n": 2}})
 
 
 def test_opsd_reads_the_initial_student(tmp_path: Path) -> None:
