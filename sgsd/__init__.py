@@ -7,6 +7,7 @@ The trainers are imported when they are asked for: `import sgsd` loads no torch.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from sgsd.config import SGSDConfig as SGSDConfig
     from sgsd.trainer import DistillationTrainer as DistillationTrainer
     from sgsd.trainer import SGSDTrainer as SGSDTrainer
+
+# Where it is installed, transformers imports it; on a CPU it then says of a faster kernel that it is not there.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 __all__ = ["DistillationTrainer", "SGSDConfig", "SGSDTrainer", "__version__"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from sgsd.config import LoraConfig, ModelConfig
-
-# Where it is installed, transformers imports it; on a CPU it then says of a faster kernel that it is not there.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 ARENA = "arena"
 ARENA_BASE = Path(__file__).parent / "arena" / "data" / "base"

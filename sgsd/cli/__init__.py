@@ -27,6 +27,7 @@ from sgsd.cli.demo import demo_command
 from sgsd.cli.diagnose import diagnose_command
 from sgsd.cli.evaluate import evaluate_command
 from sgsd.cli.explain import explain_command
+from sgsd.cli.report import report_command
 from sgsd.cli.rollout import rollout_command
 from sgsd.cli.train import train_command
 from sgsd.errors import ConfigError, SGSDError, SGSDWarning, TrainingStopped, VerifierError, refusal
@@ -51,6 +52,7 @@ app.command("eval")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("diagnose")(diagnose_command)
 app.command("explain")(explain_command)
+app.command("report")(report_command)
 
 
 def _print_version(wanted: bool) -> None:
