@@ -54,7 +54,7 @@ def figure(curve: Curve) -> Markup:
             _draw(axes, line)
         axes.set_xlabel(curve.over)
         axes.set_ylabel(_UNIT[curve.unit])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if curve.unit == "share":
             axes.set_ylim(-0.03, 1.03)
 
