@@ -106,9 +106,9 @@ def train_run(
             if processes.main:
                 _check_beginning(out, resume)
         retriever = None
-        if config.bank.path is not None:
+        if config.reads_bank:
             with processes.main_first():  # it makes an index that is behind its bank, the others read it
-                retriever = open_bank(config.bank.path, config.bank, seed=config.seed)
+                retriever = open_bank(str(config.bank.path), config.bank, seed=config.seed)
                 stack.callback(retriever.bank.close)
                 retriever.retrieve([""])
         verifier = load_verifier(config.verifier)

@@ -58,6 +58,25 @@ class DataConfig(Config):
     """A JSONL or parquet file, a hub name, or `arena:LEVEL`."""
     split: str = "train"
     limit: PositiveInt | None = None
+    """The first problems only, of those that `select` leaves."""
+    select: Literal["all", "teacher_aligned"] = "all"
+    """`teacher_aligned`: the problems that the teacher is at home in, and a share of the others (docs/systems.md)."""
+    aligned_with: str | None = None
+    """Of `teacher_aligned`: the teacher's own training problems (a file, a hub name), or a rollout file of its
+    attempts, of which those problems count that it solves at least every other time."""
+    keep_others: float = Field(0.1, ge=0.0, le=1.0)
+    """Of `teacher_aligned`: share of the other problems that is kept; with none, entropy falls (arXiv 2604.13016)."""
+
+    @model_validator(mode="after")
+    def _alignment_has_a_source(self) -> Self:
+        if self.select == "teacher_aligned" and self.aligned_with is None:
+            raise ValueError(
+                "select is teacher_aligned, but aligned_with names neither the teacher's training problems nor a file "
+                "of its attempts (sgsd rollout --model TEACHER)"
+            )
+        if self.select == "all" and self.aligned_with is not None:
+            raise ValueError(f"aligned_with {self.aligned_with} selects nothing: set select to teacher_aligned")
+        return self
 
 
 class SamplingConfig(Config):
@@ -348,6 +367,11 @@ class RunConfig(SGSDConfig):
                 f".tensor_parallel = {shared} share an engine: set one of them to its default"
             )
         return self
+
+    @property
+    def reads_bank(self) -> bool:
+        """A bank that only stands in the configuration need not be there: other methods are one line away."""
+        return self.bank.path is not None and (self.method == "sgsd" or self.skills_in_prompt or self.eval.with_bank)
 
     @property
     def drawn_tokens(self) -> int:
