@@ -116,6 +116,8 @@ def train_run(
         trainer = _trainer(config, problems, retriever, verifier)
         if isinstance(trainer.generator, Engine):
             stack.callback(trainer.generator.close)
+        if isinstance(trainer, DistillationTrainer):
+            stack.callback(trainer.method.close)
         curve = None
         if config.train.max_generated_tokens is not None:
             trainer.add_callback(TokenBudget(lambda: trainer.generated_tokens, config.train.max_generated_tokens))

@@ -78,6 +78,22 @@ def score_support(
     return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
 
 
+def score_tokens(
+    model: nn.Module, rows: Sequence[ScoreRow], ids_RTS: Tensor, *, token_budget: int | None = None, grad: bool = False
+) -> Tensor:
+    """Log-probs over the whole vocabulary of given tokens at each completion token, [R, T, S]; 0 beyond a row's
+    completion. The rest as in `score`."""
+
+    def read(hidden_NH: Tensor, head: nn.Linear, options: _HeadOptions, layout: Pass) -> tuple[Tensor, ...]:
+        ids_NS = ids_RTS.to(hidden_NH.device)[layout.row_N, layout.token_N]
+        logits_NS = support_logits(hidden_NH, head.weight, ids_NS, **options)
+        first_N = token_logprobs(hidden_NH, head.weight, ids_NS[:, 0].contiguous(), **options)
+        # What lies between logits and log-probs is the same for all tokens of a position.
+        return (logits_NS - logits_NS[:, :1] + first_N[:, None],)
+
+    return read_completions(model, rows, read, token_budget=token_budget, grad=grad)[0]
+
+
 @torch.no_grad()
 def check_scoring(model: nn.Module) -> None:
     """Raise TrainingError when `score` disagrees with the model's own logits: an architecture that transforms them in a
@@ -110,6 +126,11 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
         if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:  # type: ignore[no-untyped-call]
             return module
     raise ConfigError(f"{type(model).__name__} holds no transformers model with a head: give a causal language model")
+
+
+def head_width(model: nn.Module) -> int:
+    """Token ids that the head makes logits of: the vocabulary with its padding."""
+    return int(causal_model(model).get_output_embeddings().out_features)  # type: ignore[no-untyped-call]
 
 
 # ---- one call --------------------------------------------------------------------------------------------------------

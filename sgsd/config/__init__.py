@@ -2,39 +2,40 @@
 
 base.py      what every section is
 bank.py      what is retrieved from the bank, and what becomes of it
+endpoint.py  servers that are asked
 engine.py    what draws completions
+systems.py   the other methods'
 sections.py  what else there is to set, with units and meanings; defaults are the papers'
 reading.py   YAML in, overrides, one-line complaints, YAML out
 """
 
 from sgsd.config.bank import BankConfig, MaintainConfig
 from sgsd.config.base import Config
+from sgsd.config.endpoint import EndpointConfig
 from sgsd.config.engine import EngineConfig, ServerConfig, VllmConfig
 from sgsd.config.reading import apply_override, load_config, parse_config, save_config
 from sgsd.config.sections import (
     DataConfig,
     DiagnosticsConfig,
     EvalConfig,
-    GRPOConfig,
     LoraConfig,
     ModelConfig,
     ObjectiveConfig,
-    OPDConfig,
-    OPSDConfig,
     RunConfig,
     SamplingConfig,
-    SFTConfig,
     SGSDConfig,
     TeacherConfig,
     TrainConfig,
     VerifierConfig,
 )
+from sgsd.config.systems import GRPOConfig, OPDConfig, OPSDConfig, SFTConfig
 
 __all__ = [
     "BankConfig",
     "Config",
     "DataConfig",
     "DiagnosticsConfig",
+    "EndpointConfig",
     "EngineConfig",
     "EvalConfig",
     "GRPOConfig",

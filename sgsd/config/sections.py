@@ -21,6 +21,7 @@ from pydantic import (
 from sgsd.config.bank import BankConfig, LedgerConfig, MaintainConfig
 from sgsd.config.base import Config
 from sgsd.config.engine import EngineConfig
+from sgsd.config.systems import GRPOConfig, OPDConfig, OPSDConfig, SFTConfig
 
 
 class LoraConfig(Config):
@@ -183,63 +184,6 @@ class DiagnosticsConfig(Config):
     """Likeliest tokens of each side."""
 
 
-class OPSDConfig(Config):
-    """Answer-conditioned self-distillation. Defaults: the release of OPSD (arXiv 2601.18734) and its paper."""
-
-    privilege: Literal["solution", "answer"] = "solution"
-    """What the teacher is shown: the reference solution, or the final answer alone. A problem without a solution shows
-    its answer."""
-    loss: Literal["divergence", "sampled"] = "divergence"
-    """The divergence of both distributions, or a policy gradient on the sampled token."""
-    beta: float = Field(0.0, ge=0.0, le=1.0)
-    """0 is KL(teacher || student), 1 KL(student || teacher), between them the Jensen-Shannon divergence."""
-    clip: PositiveFloat | None = 0.05
-    """Bound on what one vocabulary entry adds to a token's divergence, in nats; null for none."""
-    top_k: NonNegativeInt = 0
-    """n > 0: on the teacher's n likeliest tokens, both sides renormalised there."""
-    temperature: PositiveFloat | None = None
-    """Of both sides; null takes rollout.temperature, as the release does."""
-
-
-class OPDConfig(Config):
-    """On-policy distillation from another model of the same tokenizer. Defaults: arXiv 2604.13016 and its release."""
-
-    teacher: str | None = None
-    """A folder or a hub name: weights, or an adapter."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    loss: Literal["sampled", "full", "top_k"] = "top_k"
-    """Reverse KL on the sampled token, on the whole vocabulary, or on a few tokens."""
-    k: PositiveInt = 16
-    strategy: Literal["student", "teacher", "intersection", "union", "union-intersection"] = "student"
-    """Whose k likeliest tokens are compared; `union-intersection` are those that one side alone holds."""
-    weighting: Literal["student_p", "teacher_p", "none"] = "student_p"
-    """Of each token's advantage; the first two are normalised on the set but for `union-intersection`."""
-    temperature: PositiveFloat = 1.0
-
-
-class GRPOConfig(Config):
-    """Group-relative policy optimisation, TRL's trainer. Defaults: the baseline of OPSD's release."""
-
-    generations: int = Field(8, ge=2)
-    """Rollouts of one problem. An optimiser step has per_device_batch_size * gradient_accumulation_steps a process."""
-    iterations: PositiveInt = 2
-    """Optimiser steps on each set of rollouts."""
-    beta: NonNegativeFloat = 0.0
-    """Weight of the KL to the initial student."""
-    epsilon: PositiveFloat = 0.2
-    """Clip of the importance ratio."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """How token losses are averaged; TRL's own default."""
-
-
-class SFTConfig(Config):
-    """Supervised fine-tuning, TRL's trainer."""
-
-    rollouts: str | None = None
-    """A rollout file, whose right completions are learned; null takes the problems' reference solutions."""
-
-
 class TrainConfig(Config):
     """The optimisation; handed to transformers.TrainingArguments."""
 
@@ -351,6 +295,15 @@ class RunConfig(SGSDConfig):
         if values["method"] == "opd" and teacher.get("weights", "live") != "live":
             raise ValueError(f"teacher.weights = {teacher['weights']}: the teacher of opd is opd.teacher, leave it out")
         return values | {"teacher": {"weights": "base"} | teacher} if values["method"] == "opsd" else values
+
+    @model_validator(mode="after")
+    def _a_served_teacher_is_not_compared(self) -> Self:
+        if self.method == "opd" and self.opd.server.urls and self.diagnostics.every_steps:
+            raise ValueError(
+                f"diagnostics.every_steps = {self.diagnostics.every_steps} compares whole distributions, of which "
+                "opd.server tells a few tokens: set 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _only_a_bank_is_maintained(self) -> Self:

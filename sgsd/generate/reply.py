@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sgsd.errors import ServerError
+from sgsd.servers import Unusable, parsed
 
 if TYPE_CHECKING:
     from sgsd.config import SamplingConfig
 
 TOKEN_ID = "token_id:"
 """vLLM writes tokens so among log-probs, when asked for ids."""
-
-
-class Unusable(Exception):
-    """A reply, or none, that cannot be read; asking again may help."""
 
 
 @dataclass(frozen=True)
@@ -115,27 +111,3 @@ def _logprobs(told: Mapping[str, Any], ids: tuple[int, ...] | None) -> tuple[flo
     if not all(isinstance(v, int | float) and math.isfinite(v) and v <= 1e-3 for v in values):
         raise Unusable("log-probs that are none")
     return tuple(float(v) for v in values)
-
-
-def parsed(content: bytes) -> dict[str, Any]:
-    """The JSON object of a reply. Raises Unusable."""
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise Unusable("a reply that is no JSON") from error
-    if not isinstance(values, dict):
-        raise Unusable("a reply that is no JSON object")
-    return values
-
-
-def read_error(content: bytes, key: str) -> str:
-    """What a server says is wrong, in one line without the key."""
-    said: Any
-    try:
-        said = json.loads(content)
-        said = said.get("error", said) if isinstance(said, dict) else said
-        said = said.get("message", said) if isinstance(said, dict) else said
-    except ValueError:
-        said = content.decode("utf-8", errors="replace")
-    line = " ".join(str(said).split())[:300] or "nothing"
-    return line.replace(key, "[key]") if key else line

@@ -3,6 +3,8 @@
 base.py   what a method is to the trainer
 gated.py  SGSD: skill-pair teachers, gated by the verifier's outcome
 distribution.py  OPSD and OPD: one teacher a problem, its whole distribution against the student's
+served.py  OPD with a teacher behind a server, which tells few tokens
+mean.py   what OPSD and OPD share: a mean over tokens
 """
 
 from sgsd.methods.base import Method, MethodResult, Objective, Window

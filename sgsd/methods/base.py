@@ -6,7 +6,7 @@ What came of it goes to the `ledger`, and so back to the bank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,3 +78,5 @@ class Method:
     pool: TeacherPool
     objective: Objective
     ledger: UsageLedger | None = None
+    close: Callable[[], None] = lambda: None
+    """Gives back what the teachers hold."""

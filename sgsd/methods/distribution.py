@@ -20,10 +20,12 @@ from sgsd.config import ModelConfig, OPDConfig, OPSDConfig, RunConfig
 from sgsd.distributions import TokenRead, score_against, teacher_sides
 from sgsd.errors import ConfigError
 from sgsd.methods.base import Method, MethodResult, Window
-from sgsd.models import load_student
+from sgsd.methods.mean import COUNTED, mean_metrics, mean_over_tokens
+from sgsd.methods.served import served_objective
+from sgsd.models import load_student, locate_model, tokenizer_of
 from sgsd.objectives.divergence import DivergenceSettings, divergence, sampled_loss
 from sgsd.objectives.topk import choose, topk_loss
-from sgsd.score import check_scoring, score
+from sgsd.score import ScoreRow, check_scoring
 from sgsd.shards import sharded
 from sgsd.teachers import Example, PlainPool, ReferencePool, TeacherScores
 
@@ -31,7 +33,7 @@ from sgsd.teachers import Example, PlainPool, ReferencePool, TeacherScores
 class DistributionObjective:
     """`token_loss` of both distributions, averaged over tokens. `teacher` None: the student under another prompt."""
 
-    counted = ("loss_tokens", "token_loss")
+    counted = COUNTED
 
     def __init__(self, token_loss: TokenRead, *, token_budget: int | None, teacher: nn.Module | None = None) -> None:
         self.token_loss = token_loss
@@ -53,27 +55,15 @@ class DistributionObjective:
         return [replace(e, scores=TeacherScores(side=next(sides))) if e.teachers else e for e in examples]
 
     def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
-        """The part of a micro-batch in the mean over the window's completion tokens.
+        """The part of a micro-batch in the mean over the window's completion tokens."""
+        return mean_over_tokens(model, batch, window, self._token_losses)
 
-        Where nothing teaches, the shortest row passes and a zero goes back through the graph: under DDP the other ranks
-        wait for this one's gradients.
-        """
-        examples = [example for example in batch if example.scores.side is not None]
-        if not examples:
-            shortest = min(batch, key=lambda example: len(example.rollout.prompt_ids) + len(example))
-            row = shortest.row(shortest.rollout.prompt_ids)
-            zero = 0.0 * score(model, [row], grad=True).sum()
-            return MethodResult(zero, {"loss_tokens": 0.0, "token_loss": 0.0}, (), None)
-        rows = [example.row(example.rollout.prompt_ids) for example in examples]
+    def _token_losses(self, model: nn.Module, rows: Sequence[ScoreRow], examples: Sequence[Example]) -> Tensor:
         sides = [example.scores.side for example in examples if example.scores.side is not None]
-        loss_BT = score_against(model, rows, sides, self.token_loss)  # 0 beyond a row's completion
-        total = loss_BT.sum()
-        tokens = sum(map(len, examples))
-        sums = {"loss_tokens": float(tokens), "token_loss": total.item()}
-        return MethodResult(total / max(1, window.tokens), sums, (), None)
+        return score_against(model, rows, sides, self.token_loss)
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {"token_loss": sums["token_loss"] / max(1.0, sums["loss_tokens"])}
+        return mean_metrics(sums)
 
 
 def opsd_method(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Method:
@@ -89,13 +79,19 @@ def opsd_method(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Method
 
 
 def opd_method(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Method:
-    """Another model as teacher. ConfigError when there is none, or it has another tokenizer; ModelNotFound."""
-    if config.opd.teacher is None:
+    """Another model as teacher, here or behind a server. ConfigError when there is none, or it has another tokenizer;
+    ModelNotFound; ServerError."""
+    name = config.opd.teacher
+    if name is None:
         raise ConfigError("opd.teacher is not set: name the model that teaches, a folder or a hub name")
-    teacher, its_tokenizer = load_student(ModelConfig(name_or_path=config.opd.teacher, dtype=config.opd.dtype))
-    check_same_tokenizer(tokenizer, its_tokenizer, config.opd.teacher)
-    check_scoring(teacher)
     pool = PlainPool(tokenizer, thinking=config.teacher.thinking)
+    if config.opd.server.urls:
+        check_same_tokenizer(tokenizer, tokenizer_of(*locate_model(name)), name)
+        served = served_objective(config.opd, tokenizer)
+        return Method("opd", pool, served, close=served.teacher.close)
+    teacher, its_tokenizer = load_student(ModelConfig(name_or_path=name, dtype=config.opd.dtype))
+    check_same_tokenizer(tokenizer, its_tokenizer, name)
+    check_scoring(teacher)
     objective = DistributionObjective(
         opd_token_loss(config.opd), token_budget=config.teacher.token_budget, teacher=teacher.requires_grad_(False)
     )

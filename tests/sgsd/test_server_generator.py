@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,7 +17,8 @@ from sgsd.generate import Engine, Generator
 from sgsd.generate.seeds import prompt_seeds
 from sgsd.generate.server import ServerGenerator
 
-Answer = tuple[int, dict[str, str], bytes]
+from .answering import Answer, serving
+
 END = 2
 SAMPLING = SamplingConfig(n=2, max_new_tokens=3, temperature=0.7, top_p=0.9, top_k=5)
 
@@ -66,40 +66,6 @@ def good(body: dict[str, Any], **changes: Any) -> Answer:
 
 def changed(**changes: Any) -> Callable[[dict[str, Any]], Answer]:
     return lambda body: good(body, **changes)
-
-
-@contextmanager
-def serving(script: Script) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._reply(None)
-
-        def do_POST(self) -> None:
-            self._reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-
-        def _reply(self, body: dict[str, Any] | None) -> None:
-            status, headers, content = script.answer(self.path, dict(self.headers.items()), body)
-            try:
-                self.send_response(status)
-                for name, value in ({"Content-Length": str(len(content))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client had waited long enough
-
-        def log_message(self, format: str, *values: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager

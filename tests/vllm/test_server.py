@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch
 from sgsd.arena.settings import sampling
 from sgsd.arena.tasks import load_problems
 from sgsd.cli import main
-from sgsd.config import ModelConfig, SamplingConfig, ServerConfig
-from sgsd.errors import ServerError
+from sgsd.config import EndpointConfig, ModelConfig, SamplingConfig, ServerConfig, parse_config
+from sgsd.errors import ConfigError, ServerError
 from sgsd.generate.server import ServerGenerator
 from sgsd.generate.transformers import TransformersGenerator, stop_token_ids
+from sgsd.methods.served import PROBE
 from sgsd.models import load_student
+from sgsd.prompt_logprobs import ServedTeacher
 from sgsd.prompts import plain_user_text, render
-from sgsd.score import ScoreRow, score
+from sgsd.run import train_run
+from sgsd.score import ScoreRow, score, score_tokens, score_top
 from skillbank.rollouts import read_rollouts
 
 pytestmark = pytest.mark.vllm
@@ -54,7 +58,7 @@ def test_greedy_completions_are_those_of_transformers(
     assert [[(c.token_ids, c.text, c.truncated) for c in row] for row in theirs] == [
         [(c.token_ids, c.text, c.truncated) for c in row] for row in mine
     ]
-    assert generator.models == {generator.config.urls[0]: "arena"}
+    assert generator.servers.models == {generator.config.urls[0]: "arena"}
 
 
 def test_sampling_is_honoured_and_reproducible(
@@ -80,6 +84,83 @@ def test_what_the_server_refuses_is_one_line(generator: ServerGenerator) -> None
     assert "\n" not in str(refused.value)
     with pytest.raises(ServerError, match=r"cuts completions off after 96 of 1000 tokens: give it a longer context"):
         generator.generate([[5] * 4000], SamplingConfig(max_new_tokens=1000, temperature=0.0), seed=0)
+
+
+@pytest.fixture
+def served_teacher(vllm_server: str) -> Iterator[ServedTeacher]:
+    made = ServedTeacher(EndpointConfig(urls=(vllm_server,), concurrency=4, attempts=2), 7)
+    yield made
+    made.close()
+
+
+def test_a_served_teacher_says_what_the_model_says(
+    served_teacher: ServedTeacher, student: tuple[Any, Any], prompts: list[list[int]]
+) -> None:
+    model, tokenizer = student
+    drawn = TransformersGenerator(model, tokenizer).generate(prompts, WARM.model_copy(update={"n": 1}), seed=1)
+    rows = [ScoreRow(p, row[0].token_ids) for p, row in zip(prompts, drawn, strict=True)]
+    told = served_teacher.read(rows)
+    own_RT, top = score(model, rows), score_top(model, rows, 7)
+    for r, one in enumerate(told):
+        T = len(one.logp_T)
+        assert len(rows[r].completion_ids) == T
+        torch.testing.assert_close(one.logp_T, own_RT[r, :T], rtol=0, atol=1e-4)
+        torch.testing.assert_close(one.logp_TK, top.logp_NK[r, :T], rtol=0, atol=1e-4)
+        # likeliest tokens of equal log-probs may stand in another order
+        (of_these_TK,) = score_tokens(model, rows[r : r + 1], one.ids_TK[None])
+        torch.testing.assert_close(of_these_TK, one.logp_TK, rtol=0, atol=1e-4)
+
+
+def test_opd_under_a_served_teacher_is_opd_under_a_local_one(
+    vllm_server: str, student: tuple[Any, Any], tmp_path: Path
+) -> None:
+    other, rows = copy.deepcopy(student[0]), []
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in filter(lambda weight: weight.dim() == 2, other.parameters()):
+            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=noise)
+    for part in (other, student[1]):
+        part.save_pretrained(tmp_path / "student")
+    train = {"max_steps": 2, "per_device_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3}
+    # the other weightings leave a loss near 0 where both sides are sure
+    opd = {"teacher": "arena", "dtype": "float32", "k": 7, "strategy": "teacher", "weighting": "none"}
+    for name, server in (("local", {}), ("served", {"urls": [vllm_server]})):
+        values = {
+            "method": "opd",
+            "output_dir": str(tmp_path / name),
+            "model": {"name_or_path": str(tmp_path / "student"), "dtype": "float32"},
+            "rollout": {"max_new_tokens": 12, "temperature": 1.2},
+            "verifier": {"name": "exact"},
+            "train": train | {"max_grad_norm": 1.0},
+            "opd": opd | {"server": server},
+        }
+        train_run(parse_config(values), load_problems("easy", "train", limit=8))
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        rows.append([(line["token_loss"], line["grad_norm"]) for line in lines if "loss" in line])
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    assert min(abs(value) for row in rows[0] for value in row) > 1
+
+
+def test_another_tokenizer_and_too_many_tokens_are_refused(
+    vllm_server: str, served_teacher: ServedTeacher, student: tuple[Any, Any]
+) -> None:
+    served_teacher.check_tokenizer(student[1], PROBE)
+    with pytest.raises(ConfigError, match="serves another tokenizer: token 0 of a text is"):
+        served_teacher.check_tokenizer(other_tokenizer(), PROBE)
+    greedy_for_tokens = ServedTeacher(EndpointConfig(urls=(vllm_server,), attempts=2), 21)
+    with pytest.raises(ServerError, match=r"answers HTTP 400: .*21.*max.*20"):
+        greedy_for_tokens.read([ScoreRow((5, 6), (7,))])
+    greedy_for_tokens.close()
+
+
+def other_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "Let": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
 
 
 def test_rollout_and_eval_draw_from_the_server(
