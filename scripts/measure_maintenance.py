@@ -3,31 +3,44 @@
     python scripts/measure_maintenance.py --out runs/maintenance
     python scripts/measure_maintenance.py --out runs/maintenance --only clean misleading --seeds 0
 
-Each run is `sgsd demo` with the arguments below: 30 steps, in which a clean bank teaches most operations and a
-misleading one costs what it has not made up for yet. A run whose result lies in `--out` already is not repeated. Each
-result is a JSON line on stdout as it comes; the Markdown table follows on stderr and lies in `--out`/table.md.
+Each run is a demo with the settings below: 30 steps, in which a clean bank teaches most operations and a misleading one
+costs what it has not made up for yet. `at random` retires in each look as many skills and as many mistakes as
+`maintained` did there with the same seed, whichever they are: what it gives back is not the rule's doing. A run whose
+result lies in `--out` already is not repeated. Each result is a JSON line on stdout as it comes; the Markdown table
+follows on stderr and lies in `--out`/table.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
-import subprocess
 import sys
+from collections import Counter
+from collections.abc import Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean
-from typing import Any
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
-STEPS = ["--level", "easy", "--set", "train.max_steps=30", "--set", "eval.every_steps=5"]
-MISLEADING = ["--misleading", "0.85"]
-MAINTAINED = ["--set", "maintain.every_steps=3", "--set", "maintain.prune=correlation_high:<0.5"]
-SETTINGS: dict[str, list[str]] = {
-    "clean": STEPS,
-    "misleading": [*STEPS, *MISLEADING],
-    "misleading, maintained": [*STEPS, *MISLEADING, *MAINTAINED],
-    "clean, maintained": [*STEPS, *MAINTAINED],
+if TYPE_CHECKING:
+    from skillbank.store import Bank
+    from skillbank.usage import KeepRule
+
+ENOUGH = "problems:>=4"
+RULE = f"{ENOUGH} credit_z:<1 support_right:<0"
+STEPS = ["train.max_steps=30", "eval.every_steps=10"]
+MAINTAINED = [*STEPS, "maintain.every_steps=3", f"maintain.prune={RULE}"]
+SETTINGS: dict[str, tuple[float, list[str]]] = {
+    "clean": (0.0, STEPS),
+    "misleading": (0.85, STEPS),
+    "misleading, maintained": (0.85, MAINTAINED),
+    "misleading, at random": (0.85, MAINTAINED),
+    "clean, maintained": (0.0, MAINTAINED),
 }
+"""Share of misleading skills, and what is set."""
 
 
 def main() -> None:
@@ -49,18 +62,77 @@ def main() -> None:
 
 def measure(name: str, seed: int, out: Path) -> dict[str, Any]:
     """Accuracies of a run, and of its looks the totals: what was retired, by origin and truth."""
-    folder = out / f"{name.replace(', ', '-')}-{seed}"
+    folder = _folder(name, seed, out)
     file = folder.with_suffix(".json")
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)  # left by a run that was interrupted
-        command = [sys.executable, "-m", "sgsd", "demo", *SETTINGS[name], "--seed", str(seed), "--out", str(folder)]
-        done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
-        report = json.loads(done.stdout[done.stdout.index("{") :])
-        curve = {point["step"]: point["accuracy"] for point in report["curve"]}
-        result = {"setting": name, "seed": seed, "after": report["accuracy_after"], "curve": curve}
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:  # nothing is left of the run before
+            result = alone.submit(run, name, seed, out).result()
         file.write_text(json.dumps(result | _entries(folder / "bank") | _looks(folder / "run")), encoding="utf-8")
     row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return row
+
+
+def run(name: str, seed: int, out: Path) -> dict[str, Any]:
+    from sgsd.arena.demo import run_demo
+
+    share, overrides = SETTINGS[name]
+    if name == "misleading, at random":
+        _retire_at_random(_folder("misleading, maintained", seed, out), seed)
+    report = run_demo("easy", seed=seed, out=_folder(name, seed, out), misleading=share, overrides=overrides)
+    curve = {point["step"]: point["accuracy"] for point in report.curve}
+    return {"setting": name, "seed": seed, "after": report.accuracy_after, "curve": curve}
+
+
+def _folder(name: str, seed: int, out: Path) -> Path:
+    return out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def _retire_at_random(maintained: Path, seed: int) -> None:
+    """Have the looks of this process retire as many of each kind as those of another run did, drawn at random from
+    what was used often enough."""
+    from skillbank.curate import runs
+    from skillbank.usage import KeepRule
+
+    counts = iter(_retired_by_look(maintained))
+    rng = random.Random(f"at random/{seed}")
+    ruled_out = runs.ruled_out
+
+    def drawn(bank: Bank, rule: KeepRule, *, young: Collection[int]) -> list[int]:
+        used = bank.entries(ids=ruled_out(bank, KeepRule.parse(ENOUGH), young=young))
+        chosen: list[int] = []
+        for kind, count in sorted(next(counts).items()):
+            of_kind = [entry.id for entry in used if entry.kind == kind]
+            chosen += rng.sample(of_kind, min(count, len(of_kind)))
+        return sorted(chosen)
+
+    runs.ruled_out = drawn
+
+
+def _retired_by_look(maintained: Path) -> list[Counter[str]]:
+    from skillbank.store import Bank
+
+    with Bank.open(maintained / "bank") as bank:
+        made = {
+            int(revision.reason.rpartition(" ")[2]): revision.revision
+            for revision in bank.revisions()
+            if revision.actor.startswith("train ")
+        }
+        counts = []
+        for line in _logged(maintained / "run"):
+            retired: Counter[str] = Counter()
+            if "maintain/pruned" in line and line["step"] in made:
+                revision = made[line["step"]]
+                for change in bank.net_changes(revision - 1, revision):
+                    if change.before is not None and change.after.status == "retired":
+                        retired[change.kind] += 1
+            if "maintain/pruned" in line:
+                counts.append(retired)
+        return counts
+
+
+def _logged(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _entries(bank_dir: Path) -> dict[str, int]:
@@ -82,8 +154,7 @@ def _entries(bank_dir: Path) -> dict[str, int]:
 
 
 def _looks(run: Path) -> dict[str, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    seconds = [line["maintain/seconds"] for line in lines if "maintain/seconds" in line]
+    seconds = [line["maintain/seconds"] for line in _logged(run) if "maintain/seconds" in line]
     return {"looks": len(seconds), "look_seconds": round(mean(seconds), 2) if seconds else 0.0}
 
 
@@ -97,13 +168,27 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         points = " | ".join(f"{curve[step]:.1%}" if step in curve else "" for step in (10, 20, 30))
         retired = f"{row['false_retired']} of {row['false']} | {row['right_retired']} of {row['right']}"
         lines.append(f"| {row['setting']} | {row['seed']} | {points} | {retired} | {row['online']} |")
-    by_setting = {name: [row["after"] for row in rows if row["setting"] == name] for name in SETTINGS}
-    lines += ["", *(f"{name}: mean {mean(after):.1%}" for name, after in by_setting.items() if after)]
-    clean, misleading, maintained = (by_setting[name] for name in list(SETTINGS)[:3])
-    if clean and misleading and maintained:
-        cost, back = mean(clean) - mean(misleading), mean(maintained) - mean(misleading)
-        lines.append(f"The misleading bank costs {100 * cost:.1f} points; maintenance gives back {100 * back:.1f}.")
+    after = {(row["setting"], row["seed"]): 100 * row["after"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    lines.append("")
+    for name in SETTINGS:
+        if found := [after[name, seed] for seed in seeds if (name, seed) in after]:
+            lines.append(f"{name}: {_with_error(found)} %")
+    for name in list(SETTINGS)[2:4]:
+        paired = [seed for seed in seeds if all((n, seed) in after for n in ("clean", "misleading", name))]
+        if paired:
+            cost = [after["clean", seed] - after["misleading", seed] for seed in paired]
+            back = [after[name, seed] - after["misleading", seed] for seed in paired]
+            lines.append(
+                f"{name}: {_with_error(back)} points of {_with_error(cost)} are given back, {sum(back) / sum(cost):.0%}"
+            )
     return lines
+
+
+def _with_error(values: Sequence[float]) -> str:
+    """The mean, and its standard error over seeds."""
+    error = f" +- {stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{error}"
 
 
 if __name__ == "__main__":

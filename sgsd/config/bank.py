@@ -50,13 +50,13 @@ class MaintainConfig(Config):
     max_new: PositiveInt = 5
     """New skills, and new mistakes, of one look; the best-evidenced are taken, the others counted."""
     capacity: PositiveInt = 30
-    """Active skills, and mistakes, that training made; those of the lowest measured utility give way. All others are
+    """Active skills, and mistakes, that training made; those of the lowest measured credit give way. All others are
     static and untouched: what was mined from files, imported or written, and what is pinned."""
     young_steps: NonNegativeInt = 50
     """Optimiser steps for which a new entry gives way to none: it has had no time to be measured."""
     prune: str | None = None
-    """Also retire what fits a rule of `sgsd bank prune`, static entries included, such as `correlation_high:<0.5`:
-    those that surely do not tell right rollouts from wrong ones. None leaves static entries alone."""
+    """Also retire what fits a rule of `sgsd bank prune`, static entries included, such as `misleading`: what opposes
+    right solutions, unless its partners did. None leaves static entries alone."""
     near_cosine: float = Field(0.9, ge=-1.0, le=1.0)
     """Problems at least so near are contrasted too: one rollout a problem rarely shows both outcomes."""
     miner: Literal["contrast", "model"] = "contrast"

@@ -32,7 +32,7 @@ class KindPruned(Record):
     """Of those, the ones that training used."""
     retired: int
     kept: int
-    """Fit the rule and stay, as the most useful of their kind."""
+    """Fit the rule and stay, as the best of their kind."""
     pinned: int
     """Fit the rule and stay, as they are pinned."""
     evidence_share: float
@@ -85,7 +85,7 @@ def prune(
     # A preview is rolled back, which it cannot be as a part of another transaction.
     with nullcontext() if preview else bank.db.transaction():
         with bank.db.snapshot():
-            found = list(estimates(bank, run=run, half_life_steps=half_life_steps, level=level))
+            found = list(estimates(bank, run=run, half_life_steps=half_life_steps, level=level, credit=True))
             where = rule.where if rule.where.status else rule.where.model_copy(update={"status": "active"})
             among = {i for i in bank.ids(where) if only is None or i in only}
             measured = {one.entry_id for one in found if one.entry_id is not None}

@@ -71,12 +71,13 @@ def ruled_out(bank: Bank, rule: KeepRule, *, young: Collection[int]) -> list[int
     fitting = set(bank.ids(rule.where))
     active = (i for kind in SIDES for i in bank.ids(Query(kind=kind, status="active", pinned=False)))
     among = {entry_id for entry_id in active if entry_id in fitting and entry_id not in young}
-    chosen = rule.choose(estimates(bank, ids=among), among)
+    chosen = rule.choose(estimates(bank, ids=among, credit=True), among)
     return sorted(one.entry_id for one in chosen.retired if one.entry_id is not None)
 
 
 def over_capacity(bank: Bank, kind: Kind, capacity: int, *, young: Collection[int]) -> list[int]:
-    """The dynamic entries of a kind that must go for `capacity` to stay, those of the lowest measured utility.
+    """The dynamic entries of a kind that must go for `capacity` to stay, those of the lowest credit, or of the lowest
+    utility where there is none.
 
     `young` ones stay whatever was measured, so more than `capacity` may be left. An entry that was never used counts
     as one that did nothing; among equals the better evidenced stays.
@@ -85,8 +86,8 @@ def over_capacity(bank: Bank, kind: Kind, capacity: int, *, young: Collection[in
     surplus = len(dynamic) - capacity
     if surplus <= 0:
         return []
-    utility = {estimate.entry_id: estimate.utility for estimate in estimates(bank, ids=dynamic)}
+    worth = {one.entry_id: one.worth for one in estimates(bank, ids=dynamic, credit=True)}
     old = bank.entries(ids=[entry_id for entry_id in dynamic if entry_id not in young])
     # The last word between equals is their text's: the order in which they came in decides nothing.
-    old.sort(key=lambda entry: (utility.get(entry.id, 0.0), entry.evidence_count, str(entry.content)))
+    old.sort(key=lambda entry: (worth.get(entry.id, (0.0, 0.0)), entry.evidence_count, str(entry.content)))
     return sorted(entry.id for entry in old[:surplus])

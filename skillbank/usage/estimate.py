@@ -41,6 +41,14 @@ class Correlation(Record):
     """About standard normal where there is no correlation; |z| is at most the root of the number of problems."""
 
 
+class Credit(Interval):
+    """What an entry did on its own, its partners and its problems taken out (skillbank.usage.credit): how much further
+    it leans to right solutions than to wrong ones, nats a token, in comparison with the others of its kind."""
+
+    z: float
+    """The value over its posterior standard deviation."""
+
+
 class AgainstPlacebo(Record):
     """What the teacher did beyond neutral guidance on the same rollouts, where that was measured."""
 
@@ -73,15 +81,24 @@ class Estimate(Record):
     high: float
     mean_support: float
     """Nats a token."""
+    support_right: float | None
+    """Mean support of right solutions; below 0 it opposes them. None where it taught on none."""
     mean_gate_mass: float
     correlation: Correlation | None
     """None where the support or the outcome never varied."""
     placebo: AgainstPlacebo | None
     """None where no placebo was measured beside it, or on one problem alone."""
+    credit: Credit | None
+    """None for a pair, which is no more than its two sides together, and where it could not be told (docs/usage.md)."""
     age_steps: int
     """Optimiser steps from its first use to the last of that run, the most of all runs."""
     idle_steps: int
     """Optimiser steps since its last use, the fewest of all runs."""
+
+    @property
+    def worth(self) -> tuple[float, float]:
+        """What entries of a kind are ranked by: the credit, and the utility where there is none."""
+        return (0.0 if self.credit is None else self.credit.value, self.utility)
 
 
 def estimates(
@@ -92,34 +109,49 @@ def estimates(
     ids: Collection[int] | None = None,
     half_life_steps: float | None = None,
     level: float = 0.95,
+    credit: bool = False,
 ) -> Iterator[Estimate]:
     """Of every entry that was ever used (skills, mistakes, pairs), or of every pair of skill and mistake that made a
     teacher, in the order of ids.
 
     `run` takes one run alone, `ids` these entries alone. With `half_life_steps` a use counts half as much as one that
-    many optimiser steps later in its run. Raises InvalidOption for a level or half-life out of bounds.
+    many optimiser steps later in its run. `credit` takes skills and mistakes apart as well, and reads the rows of all
+    others for it. Raises InvalidOption for a level or half-life out of bounds.
     """
     if not 0 < level < 1:
         raise InvalidOption(f"level {level:g} is not between 0 and 1: give a share such as 0.95")
     if half_life_steps is not None and not half_life_steps > 0:
         raise InvalidOption(f"half-life {half_life_steps:g} is not above 0 steps: give a number of steps, or none")
-    return _estimates(bank, of, run, ids, half_life_steps, level)
+    return _estimates(bank, of, run, ids, half_life_steps, level, credit and of == "entry")
 
 
 def _estimates(
-    bank: Bank, of: Of, run: str | None, ids: Collection[int] | None, half_life_steps: float | None, level: float
+    bank: Bank,
+    of: Of,
+    run: str | None,
+    ids: Collection[int] | None,
+    half_life_steps: float | None,
+    level: float,
+    credit: bool,
 ) -> Iterator[Estimate]:
     import numpy as np
 
+    from skillbank.usage.credit import credits
     from skillbank.usage.ledger import read_rows
 
     with bank.db.snapshot():
-        rows = read_rows(bank.db, run=run, entries=None if ids is None else _with_sides(bank, ids))
+        among = None if ids is None else _with_sides(bank, ids)
+        rows = read_rows(bank.db, run=run, entries=None if credit else among)
         pairs = _pair_entries(bank)
+    weight_N = np.ones(len(rows.skill_N)) if half_life_steps is None else 0.5 ** (rows.age_N / half_life_steps)
+    own = credits(rows, weight_N, level) if credit else {}
+    if credit and among is not None:
+        listed = list(among)
+        at_N = np.flatnonzero(np.isin(rows.skill_N, listed) | np.isin(rows.mistake_N, listed))
+        rows, weight_N = rows.at(at_N), weight_N[at_N]
     if not len(rows.skill_N):
         return
     wanted = None if ids is None else set(ids)
-    weight_N = np.ones(len(rows.skill_N)) if half_life_steps is None else 0.5 ** (rows.age_N / half_life_steps)
     span = int(rows.mistake_N.max()) + 1
     pair_N = rows.skill_N * span + rows.mistake_N
     if of == "pair":
@@ -128,19 +160,22 @@ def _estimates(
             joined = pairs.get((skill_id, mistake_id), [])
             if wanted is None or wanted & {skill_id, mistake_id, *joined}:
                 entry_id = joined[0] if joined else None
-                yield Estimate(kind="pair", entry_id=entry_id, skill_id=skill_id, mistake_id=mistake_id, **values)
+                yield Estimate(
+                    kind="pair", entry_id=entry_id, skill_id=skill_id, mistake_id=mistake_id, credit=None, **values
+                )
         return
     found: list[Estimate] = []
-    for entry_id, values in _measured(rows, rows.skill_N, weight_N, level):
-        found.append(Estimate(kind="skill", entry_id=entry_id, skill_id=entry_id, mistake_id=None, **values))
-    for entry_id, values in _measured(rows, rows.mistake_N, weight_N, level):
-        found.append(Estimate(kind="mistake", entry_id=entry_id, skill_id=None, mistake_id=entry_id, **values))
+    for i, values in _measured(rows, rows.skill_N, weight_N, level):
+        found.append(Estimate(kind="skill", entry_id=i, skill_id=i, mistake_id=None, credit=own.get(i), **values))
+    for i, values in _measured(rows, rows.mistake_N, weight_N, level):
+        found.append(Estimate(kind="mistake", entry_id=i, skill_id=None, mistake_id=i, credit=own.get(i), **values))
     keys = [skill_id * span + mistake_id for skill_id, mistake_id in pairs if mistake_id < span]
     mined_N = np.flatnonzero(np.isin(pair_N, keys))
     for key, values in _measured(rows.at(mined_N), pair_N[mined_N], weight_N[mined_N], level):
-        for entry_id in pairs[divmod(key, span)]:
+        skill_id, mistake_id = divmod(key, span)
+        for i in pairs[skill_id, mistake_id]:
             found.append(
-                Estimate(kind="pair", entry_id=entry_id, skill_id=key // span, mistake_id=key % span, **values)
+                Estimate(kind="pair", entry_id=i, skill_id=skill_id, mistake_id=mistake_id, credit=None, **values)
             )
     yield from sorted(
         (one for one in found if wanted is None or one.entry_id in wanted), key=lambda one: one.entry_id or 0
@@ -175,6 +210,10 @@ def _measured(rows: LedgerRows, entry_N: Ints, weight_N: Floats, level: float) -
     )
     weight_E = clusters.total(weight_N)
     columns["mean_support"] = (clusters.total(weight_N * rows.support_N) / weight_E).tolist()
+    right_N = weight_N * (rows.outcome_N > 0)
+    with np.errstate(invalid="ignore"):
+        of_right_E = clusters.total(right_N * rows.support_N) / clusters.total(right_N)
+    columns["support_right"] = [None if math.isnan(value) else value for value in of_right_E.tolist()]
     columns["mean_gate_mass"] = (clusters.total(weight_N * rows.gate_mass_N) / weight_E).tolist()
     columns["correlation"] = _correlations(*correlation(clusters, judged_N, rows.support_N, rows.outcome_N))
     columns["placebo"] = _against_placebo(

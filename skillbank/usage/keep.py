@@ -1,11 +1,11 @@
 """Which entries go: a rule over what was measured of them, in the language of queries.
 
     problems:>=8 high:<0               the whole interval of the utility is below 0
-    uses:>=8 keep:6 kind:skill         all but the six most useful skills among those used often enough
+    uses:>=8 keep:6 kind:skill         all but the six skills of highest credit among those used often enough
 
 A rule is the criteria of a `Query` and bounds on an `Estimate`; entries that fit all of it are retired, but for the
-`keep` most useful of each kind among them. What was not measured fits no bound, so the young are safe behind `uses`,
-`problems` or `age`; pinned entries are safe always.
+`keep` of highest credit of each kind among them (of highest utility, where there is no credit). What was not measured
+fits no bound, so the young are safe behind `uses`, `problems` or `age`; pinned entries are safe always.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ MEASURES: Mapping[str, Callable[[Estimate], float | None]] = {
     "low": lambda one: one.low,
     "high": lambda one: one.high,
     "support": lambda one: one.mean_support,
+    "support_right": lambda one: one.support_right,
+    "credit": lambda one: None if one.credit is None else one.credit.value,
+    "credit_z": lambda one: None if one.credit is None else one.credit.z,
     "correlation": lambda one: None if one.correlation is None else one.correlation.value,
     "correlation_high": lambda one: _correlation_high(one),
     "z": lambda one: None if one.correlation is None else one.correlation.z,
@@ -44,11 +47,11 @@ MEASURES: Mapping[str, Callable[[Estimate], float | None]] = {
 
 RULES: Mapping[str, str] = {
     "harmful": "problems:>=8 high:<0",
-    "misleading": "problems:>=8 z:<-3",
+    "misleading": "problems:>=4 credit_z:<1 support_right:<0",
     "idle": "uses:>=8 low:>-0.1 high:<0.1",
 }
-"""Rules with a name. `harmful` is sure of a negative utility, `misleading` of a support that prefers wrong rollouts,
-`idle` of a utility near 0."""
+"""Rules with a name. `harmful` is sure of a negative utility, `misleading` finds what was beside teachers that opposed
+right solutions and has no sure credit of its own, `idle` is sure of a utility near 0."""
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -72,7 +75,7 @@ class Chosen(NamedTuple):
 
     retired: list[Estimate]
     kept: list[Estimate]
-    """Those that fit, and stay as the most useful of their kind."""
+    """Those that fit, and stay as the best of their kind."""
 
 
 class KeepRule(Record):
@@ -82,7 +85,7 @@ class KeepRule(Record):
     bounds: tuple[tuple[str, Bound], ...]
     """(name in MEASURES, bound)"""
     keep: int | None = None
-    """Of the entries of each kind that fit, so many of the highest utility stay."""
+    """Of the entries of each kind that fit, so many of the highest credit stay."""
 
     @classmethod
     def parse(cls, line: str) -> KeepRule:
@@ -126,7 +129,7 @@ class KeepRule(Record):
         fitting = [one for one in found if one.entry_id in among and self.fits(one)]
         if self.keep is None:
             return Chosen(fitting, [])
-        best = sorted(fitting, key=lambda one: (-one.utility, -one.low, one.entry_id or 0))
+        best = sorted(fitting, key=lambda one: (one.worth, one.low, -(one.entry_id or 0)), reverse=True)
         spared: dict[str, list[Estimate]] = {}
         for one in best:
             of_kind = spared.setdefault(one.kind, [])

@@ -21,7 +21,7 @@ from skillbank.errors import BankBusy, InvalidOption
 from skillbank.records import Entry, Mistake, Skill
 from skillbank.retrieve import Retriever, Settings
 from skillbank.store import Bank, Query, UsageRow
-from skillbank.usage.keep import KeepRule
+from skillbank.usage import KeepRule, estimates
 
 from .distributed.launch import torchrun
 from .maintain_ranks import RuleVerifier, Spoken, maintained
@@ -202,9 +202,30 @@ def test_capacity_is_kept_by_utility_and_the_young_are_spared(folders: Folders) 
         assert runs.over_capacity(bank, "skill", 1, young=()) == []  # all of them are static
 
 
+def test_capacity_goes_by_what_an_entry_did_on_its_own(folders: Folders) -> None:
+    """One mistake is right and mostly beside a misleading skill, one is misleading and mostly beside a right skill: the
+    polarities of their teachers rank them the wrong way round."""
+    with Bank.open(folders.at / "bank") as bank:
+        with bank.change(actor="test") as change:
+            right, misleading = (change.add(Mistake(description=word), origin="online") for word in ("one", "two"))
+        helps, harms = (skill.id for skill in bank.entries(Query(kind="skill"), limit=2))
+        rng = random.Random(0)
+        for n in range(80):
+            sign = 1 if n % 2 else -1
+            sides = [(harms, right), (helps, misleading)] if n % 8 > 1 else [(helps, right), (harms, misleading)]
+            for skill, mistake in sides:
+                effect = (2 if skill == helps else -2) + (1 if mistake == right else -1) + rng.gauss(0, 0.5)
+                outcome = "correct" if sign > 0 else "wrong"
+                use(bank, skill, mistake, effect, problem=str(n), outcome=outcome)
+        by_id = {one.entry_id: one for one in estimates(bank, credit=True)}
+        assert by_id[right].utility < 0 < by_id[misleading].utility
+        assert runs.over_capacity(bank, "mistake", 1, young=()) == [misleading]
+
+
 def use(
-    bank: Bank, skill_id: int, mistake_id: int, polarity: int, *, problem: str = "p", outcome: Any = "correct"
+    bank: Bank, skill_id: int, mistake_id: int, effect: float, *, problem: str = "p", outcome: Any = "correct"
 ) -> None:
+    """One teacher that leaned to what turned out right as far as `effect`."""
     row = UsageRow(
         run="r",
         step=1,
@@ -212,8 +233,8 @@ def use(
         outcome=outcome,
         skill_id=skill_id,
         mistake_id=mistake_id,
-        support=0.1 * polarity * (1 if outcome == "correct" else -1),
-        polarity=polarity,
+        support=0.1 * effect * (1 if outcome == "correct" else -1),
+        polarity=(effect > 0) - (effect < 0),
         gate_mass=0.1,
         weight=1.0,
         revision=1,

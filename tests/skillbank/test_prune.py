@@ -14,7 +14,7 @@ from skillbank.doctor import doctor
 from skillbank.errors import InvalidOption
 from skillbank.store import Bank
 from skillbank.store.query import Bound, Query
-from skillbank.usage import MEASURES, RULES, Estimate, KeepRule
+from skillbank.usage import MEASURES, RULES, Credit, Estimate, KeepRule
 
 from .command_line import CommandLine
 from .made_up import OPERATIONS, mined
@@ -27,7 +27,7 @@ def estimate(entry_id: int, utility: float, uses: int = 10, kind: str = "skill")
             "kind": kind, "entry_id": entry_id, "skill_id": None, "mistake_id": None, "uses": uses, "helpful": 0,
             "harmful": 0, "neutral": 0, "problems": uses, "utility": utility, "low": utility - 0.2,
             "high": utility + 0.2, "mean_support": 0.0, "mean_gate_mass": 0.0, "correlation": None, "placebo": None,
-            "age_steps": 3, "idle_steps": 0,
+            "support_right": None, "credit": None, "age_steps": 3, "idle_steps": 0,
         }
     )  # fmt: skip
 
@@ -56,8 +56,27 @@ def test_the_best_of_each_kind_stay() -> None:
     assert chosen("uses:>=5 utility:<0 keep:1") == ([2, 5], [3])
 
 
+def test_the_best_are_those_of_highest_credit() -> None:
+    credit = {1: -0.2, 2: 0.3, 3: 0.1, 4: 0.0}
+    found = [
+        one.model_copy(update={"credit": Credit(value=credit[n], low=0, high=0, z=0)}) for n, one in enumerate(FOUND, 1)
+        if n in credit
+    ]  # fmt: skip
+    retired, kept = KeepRule.parse("keep:2").choose([*found, FOUND[4]], range(10))
+    assert ([one.entry_id for one in retired], [one.entry_id for one in kept]) == ([1, 4, 5], [2, 3])
+
+
 def test_what_was_not_measured_fits_no_bound() -> None:
-    for line in ("correlation:<1", "z:<100", "placebo:<100", "placebo_low:<100", "placebo_high:>-100"):
+    for line in (
+        "correlation:<1",
+        "z:<100",
+        "placebo:<100",
+        "placebo_low:<100",
+        "placebo_high:>-100",
+        "credit:<100",
+        "credit_z:<100",
+        "support_right:<100",
+    ):
         assert chosen(line) == ([], [])
 
 

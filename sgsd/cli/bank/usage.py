@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skillbank.curate.prune import Pruned
     from skillbank.store import Bank
 
-Sort = Literal["id", "utility", "low", "high", "uses", "z", "placebo"]
+Sort = Literal["id", "utility", "low", "high", "uses", "credit", "credit_z", "z", "placebo"]
 RunOption = Annotated[str | None, typer.Option("--run", help="Only what this run measured.")]
 HalfLifeOption = Annotated[
     float | None,
@@ -58,7 +58,7 @@ def usage(
     offset: OffsetOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Show what training measured of entries: utility, correlation with the outcome, the difference from placebo."""
+    """Show what training measured of entries: utility, their own credit, correlation with the outcome, placebo."""
     if teachers and (kind or where is not None):
         raise typer.BadParameter("teachers are chosen by ids alone: leave --kind, --where out", param_hint="--teachers")
     criteria = query(where, {"kind": kind})
@@ -70,7 +70,13 @@ def usage(
         found = [
             one
             for one in estimates(
-                opened, of="pair" if teachers else "entry", run=run, ids=ids, half_life_steps=half_life, level=level
+                opened,
+                of="pair" if teachers else "entry",
+                run=run,
+                ids=ids,
+                half_life_steps=half_life,
+                level=level,
+                credit=True,
             )
             if among is None or one.entry_id in among
         ]

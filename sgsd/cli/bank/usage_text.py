@@ -41,6 +41,8 @@ def _numbers(one: Estimate) -> str:
         f"{one.helpful} helpful, {one.harmful} harmful",
         f"utility {one.utility:+.2f} [{one.low:+.2f}, {one.high:+.2f}]",
     ]
+    if one.credit is not None:
+        parts.append(f"credit {one.credit.value:+.3f} [{one.credit.low:+.3f}, {one.credit.high:+.3f}] nats")
     if one.correlation is not None:
         parts.append(f"correlation {one.correlation.value:+.2f} (z {one.correlation.z:+.1f})")
     if one.placebo is not None:
