@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from skillbank.doctor import problems
 from skillbank.doctor.report import SHOWN, Findings
 from skillbank.errors import BankBusy, BankCorrupt
 from skillbank.store.database import Database
-from skillbank.store.schema import SCHEMA
+from skillbank.store.schema import LATER, SCHEMA
 
 _OF_TREES = re.compile(r"(?:missing from|entries in|entry in) index (\S+)$")
 """How SQLite words what REINDEX mends."""
@@ -38,7 +38,7 @@ def _problem(db: Database, told: str) -> problems.Problem:
 def check_schema(db: Database, findings: Findings) -> None:
     """Tables, indexes, views and triggers against this version's."""
     own = schema_of(db)
-    expected = expected_schema()
+    expected = expected_schema(also=own.keys())
     for name, (kind, sql) in expected.items():
         if own.get(name, ("", ""))[1] != sql:
             findings.add(problems.TABLE if kind == "table" else problems.SCHEMA, f"{kind} {name}")
@@ -66,11 +66,13 @@ def schema_of(db: Database) -> dict[str, tuple[str, str]]:
     return dict(_named(db.rows("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")))
 
 
-def expected_schema() -> dict[str, tuple[str, str]]:
-    """The same of a new bank."""
+def expected_schema(also: Collection[str] = ()) -> dict[str, tuple[str, str]]:
+    """The same of a new bank, with those of the tables that come later that are named by `also`."""
     connection = sqlite3.connect(":memory:")
     try:
         connection.executescript(SCHEMA)
+        for name in LATER.keys() & also:
+            connection.execute(LATER[name])
         return dict(_named(connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")))
     finally:
         connection.close()

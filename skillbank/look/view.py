@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from skillbank.records import Entry, Evidence, Pair, Record, RolloutFate
 from skillbank.store import Bank
 from skillbank.store.events import Event
+from skillbank.store.probes import Probe, probes, words_of
 from skillbank.store.query import Query
 from skillbank.store.usage import Usage
 
@@ -46,6 +47,10 @@ class EntryView(Record):
     usage: Usage
     utility: float | None
     """In [-1, 1]; None when training never used it."""
+    probes: tuple[Probe, ...]
+    """Newest first."""
+    words: str
+    """What `Probe.words` is of the words of today."""
     history: tuple[Event, ...]
 
 
@@ -75,6 +80,8 @@ def view_entry(bank: Bank, entry_id: int) -> EntryView:
             problems=_problems(bank, {place.problem_id for place in places}),
             usage=usage,
             utility=usage.utility,
+            probes=tuple(probes(bank, entry_id)),
+            words=words_of(bank, entry_id),
             history=tuple(bank.history(entry_id)),
         )
 

@@ -4,6 +4,7 @@
 refuse anything else). `vectors`, `entry_text` and `usage_totals` can be recomputed. What only ever grows makes no
 revision: `usage` is the ledger of training, `problems` and `rollouts` say what was read and what became of it, `calls`
 is the ledger of mining by a model, `evaluations` holds the problems that the guard keeps out.
+`probes` (probes.py) comes with the first one.
 """
 
 from __future__ import annotations
@@ -229,3 +230,11 @@ CREATE TRIGGER events_hold BEFORE UPDATE ON events BEGIN SELECT RAISE (ABORT, 'e
 CREATE TRIGGER revisions_stay BEFORE DELETE ON revisions BEGIN SELECT RAISE (ABORT, 'revisions are append-only'); END;
 CREATE TRIGGER revisions_hold BEFORE UPDATE ON revisions BEGIN SELECT RAISE (ABORT, 'revisions are append-only'); END;
 """
+
+LATER = {
+    "probes": (
+        "CREATE TABLE probes (id INTEGER PRIMARY KEY AUTOINCREMENT, entry_id INTEGER NOT NULL REFERENCES entries (id),"
+        " body TEXT NOT NULL)"
+    ),
+}
+"""Tables that a bank gets when it first has something for them: name -> SQL. They belong to the same format."""

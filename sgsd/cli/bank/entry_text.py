@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from skillbank.records import Entry
     from skillbank.store import Bank
     from skillbank.store.events import Event
+    from skillbank.store.probes import Probe
 
 SHOWN_PLACES = 20
 SHOWN_EVENTS = 20
+SHOWN_PROBES = 3
 
 
 def entry(view: EntryView, *, history: bool = True, places: int = SHOWN_PLACES) -> None:
@@ -44,6 +46,9 @@ def entry(view: EntryView, *, history: bool = True, places: int = SHOWN_PLACES) 
         _more(len(view.stands_for), SHOWN_PLACES)
     _evidence(view, places)
     _usage(view)
+    for found in view.probes[:SHOWN_PROBES]:
+        _probe(found, reworded=found.words != view.words)
+    _more(len(view.probes), SHOWN_PROBES)
     if history:
         _history(view.history)
 
@@ -152,6 +157,23 @@ def _usage(view: EntryView) -> None:
     typer.echo(
         f"\nin training: {usage.helpful:,} helpful, {usage.harmful:,} harmful, {usage.neutral:,} neutral, "
         f"utility {view.utility:+.2f}, mean support {usage.mean_support or 0:+.3f} nats"
+    )
+
+
+def _probe(found: Probe, *, reworded: bool) -> None:
+    since = "; it was reworded since" if reworded else ""
+    typer.echo(
+        f"\nprobed {found.at[:16]}Z with {found.model} on {counted(found.problems, 'problem')} of {found.data}{since}"
+    )
+    typer.echo(f"  {probed(found)}")
+
+
+def probed(found: Probe) -> str:
+    """A probe's finding in a line."""
+    return (
+        f"{counted(found.repairs, 'repair')}, {counted(found.regressions, 'regression')} of {found.pairs:,}: right "
+        f"{found.right_without:,} -> {found.right_with:,}, {100 * found.difference:+.1f} points "
+        f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     )
 
 

@@ -6,7 +6,7 @@ import typer
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Fill": ("build", "import", "dead-letters"),
-    "Look": ("ui", "list", "show", "search", "stats", "problems", "usage", "rollout"),
+    "Look": ("ui", "list", "show", "search", "stats", "problems", "usage", "rollout", "probe"),
     "Ask": ("retrieve", "why"),
     "Curate": (
         "review", "edit", "add", "split", "merge", "dedupe", "tag", "untag", "pin", "unpin", "disable", "enable",

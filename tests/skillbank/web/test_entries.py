@@ -8,6 +8,7 @@ import pytest
 
 from skillbank import curate
 from skillbank.store import Bank, UsageRow
+from skillbank.store.probes import Probe, record, words_of
 
 from .conftest import Pages, text_of
 
@@ -158,3 +159,22 @@ def test_what_is_left_as_it_is_is_told(queue: Bank, pages: Pages) -> None:
 @pytest.mark.parametrize("back", ["https://example.org/", "//example.org/x", "\\\\example.org", "javascript:alert(1)"])
 def test_a_form_leads_nowhere_else(pages: Pages, back: str) -> None:
     assert pages.post("/entries/1/state", action="disable", back=back) == "/entries?done=2"
+
+
+def test_an_entry_shows_its_probes(bank: Bank, pages: Pages) -> None:
+    assert "Probed" not in text_of(pages.get("/entries/3"))
+    found = Probe(
+        entry_id=3, words=words_of(bank, 3), revision=1, at="2026-01-02T03:04:05Z", model="<b>m</b>",
+        data="d.jsonl, test", draws=1, temperature=0, seed=0, problems=50, own_problems=2, too_long=1, pairs=49,
+        unverifiable=1, right_without=20, right_with=30, repairs=14, regressions=4, difference=10 / 49, low=0.05, high=0.35,
+    )  # fmt: skip
+    record(bank, found)
+    html = pages.get("/entries/3")
+    assert "<b>m</b>" not in html
+    text = text_of(html).replace(" ;", ";")
+    assert "with the entry +20.4 points, +5.0 to +35.0" in text
+    assert "repairs 14 regressions 4 right 20 without, 30 with, of 49" in text
+    assert "2026-01-02 03:04; 2 problems left out, as it was mined from them; 1 problem too long" in text
+    assert "reworded since" not in text
+    curate.edit(bank, 1, {"title": "Other words"}, actor="ada")
+    assert "It was reworded since." in text_of(pages.get("/entries/3"))
