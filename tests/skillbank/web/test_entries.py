@@ -166,7 +166,8 @@ def test_an_entry_shows_its_probes(bank: Bank, pages: Pages) -> None:
     found = Probe(
         entry_id=3, words=words_of(bank, 3), revision=1, at="2026-01-02T03:04:05Z", model="<b>m</b>",
         data="d.jsonl, test", draws=1, temperature=0, seed=0, problems=50, own_problems=2, too_long=1, pairs=49,
-        unverifiable=1, right_without=20, right_with=30, repairs=14, regressions=4, difference=10 / 49, low=0.05, high=0.35,
+        unverifiable=1, right_without=20, right_with=30, repairs=14, regressions=4, difference=10 / 49,
+        low=0.05, high=0.35,
     )  # fmt: skip
     record(bank, found)
     html = pages.get("/entries/3")
