@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from sgsd.checkpoint import STAGING, no_room_is_an_error, numbered_checkpoints, put_in_place
 from sgsd.config import RunConfig, save_config
-from sgsd.errors import ConfigError, TrainingStopped
+from sgsd.errors import ConfigError, SGSDWarning, TrainingStopped
 from sgsd.evaluate import EvalResult, evaluate
 from sgsd.generate import Engine
 from sgsd.methods import Retriever, open_bank
@@ -88,9 +89,11 @@ def train_run(
 ) -> RunResult:
     """Train a student as `config` says on `problems`, with a curve over `held_out` when eval.every_steps asks for one.
 
-    Raises ConfigError when the folder already holds a run and `resume` is false, or has none and it is true; the errors
-    of model, bank and data as they come; TrainingError when the loss is no number, no checkpoint is sound or a disk is
-    full; TrainingStopped when a signal ended it.
+    With `resume` it goes on from the folder's newest sound checkpoint, and begins with a warning where there is none.
+
+    Raises ConfigError when the folder already holds a run and `resume` is false; the errors of model, bank and data as
+    they come; TrainingError when the loss is no number, no checkpoint is sound or a disk is full; TrainingStopped when
+    a signal ended it.
     """
     out = Path(config.output_dir)
     if config.method == "sgsd" and config.bank.path is None:
@@ -104,7 +107,8 @@ def train_run(
         processes = stack.enter_context(together(config.train.timeout_s))
         with processes.main_first():  # what it refuses is told before the others wait for it
             if processes.main:
-                _check_beginning(out, resume)
+                resume = _goes_on(out, resume)
+        resume = processes.gather(resume)[0]
         retriever = None
         if config.reads_bank:
             with processes.main_first():  # it makes an index that is behind its bank, the others read it
@@ -155,19 +159,25 @@ def train_run(
     )
 
 
-def _check_beginning(out: Path, resume: bool) -> None:
-    """A run begins in a folder without one and goes on where there is a checkpoint. Raises ConfigError."""
+def _goes_on(out: Path, resume: bool) -> bool:
+    """Whether the run goes on from a checkpoint. With `resume` it begins where there is none, so that every start of a
+    job that is requeued has the same command. Raises ConfigError where beginning would overwrite something."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output_dir {out} is a file: name a folder")
-    there = numbered_checkpoints(out)
-    if resume and not there:
-        raise ConfigError(f"nothing to resume: {out} holds no checkpoint; start without --resume in a new folder")
-    if not resume and there:
-        raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or set another output_dir")
-    if not resume and (out / "metrics.jsonl").exists():
+    if numbered_checkpoints(out):
+        if not resume:
+            raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or set another output_dir")
+        return True
+    if (out / "student").exists():
+        raise ConfigError(f"{out} holds a student and no checkpoint to go on from: set another output_dir")
+    if resume:
+        warnings.warn(f"{out} holds no checkpoint to go on from: the run begins", SGSDWarning, stacklevel=2)
+    elif (out / "metrics.jsonl").exists():
         raise ConfigError(
-            f"{out} holds a run that ended before its first checkpoint: remove it, or set another output_dir"
+            f"{out} holds a run that ended before its first checkpoint: add --resume to begin it anew, or set another "
+            "output_dir"
         )
+    return False
 
 
 def _trainer(
@@ -231,6 +241,12 @@ def _curve(
     processes: Processes,
 ) -> AccuracyCurve:
     def point() -> EvalResult:
+        if isinstance(trainer.generator, Engine) and sharded(trainer.student):
+            raise ConfigError(
+                f"eval.every_steps = {config.eval.every_steps}: each process draws its own share, but a student in "
+                f"shards is pushed to generation.engine {config.generation.engine} by all of them together, and they "
+                "would wait for ever; set it to 0 and measure checkpoints with `sgsd eval`"
+            )
         with trainer.accelerator.autocast(), whole(trainer.model_wrapped):
             return evaluate(
                 trainer.generator,

@@ -18,7 +18,9 @@ def train_command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value over the file; may be given several times.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run; without one it begins.")
+    ] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save adapter and base as one model.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -147,7 +147,6 @@ def refused(run: Run, line: str, code: int, *words: str) -> None:
         ("train run.yaml --set output_dir=text", 2, ["output_dir text is a file"]),
         ("train run.yaml --set output_dir=text/run", 2, ["cannot be made: text is a file"]),
         ("train run.yaml --set output_dir=/proc/run", 2, ["/proc/run cannot be written"]),
-        ("train run.yaml --resume", 2, ["nothing to resume"]),
     ],
 )
 def test_train(here: Path, run: Run, line: str, code: int, words: list[str]) -> None:

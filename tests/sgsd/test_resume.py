@@ -179,20 +179,41 @@ def test_what_lies_beyond_the_checkpoint_is_replaced(folders: Folders, monkeypat
     assert not (out / ".incomplete").exists()
 
 
+def test_resuming_where_there_is_no_checkpoint_begins(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is requeued has one command, whether an earlier start of it came to a checkpoint or not."""
+    whole, requeued = folders.config("whole"), folders.config("requeued")
+    run(whole, held_out=0)
+    with monkeypatch.context() as crashing:
+        at_step(crashing, 2, crash)
+        with pytest.raises(Crash), pytest.warns(SGSDWarning, match="requeued holds no checkpoint .*: the run begins"):
+            run(requeued, held_out=0, resume=True)
+    assert metrics(requeued)
+    with pytest.warns(SGSDWarning, match="requeued holds no checkpoint to go on from: the run begins"):
+        assert run(requeued, held_out=0, resume=True).steps == 6
+    assert metrics(requeued)[:-1] == metrics(whole)[:-1]
+    assert_same(weights(requeued), weights(whole))
+    names = [path.name for path in sorted((Path(requeued.output_dir) / "rollouts").iterdir())]
+    assert names == [f"step-{step:06d}.jsonl" for step in range(1, 7)]
+
+
 def test_what_a_folder_holds_is_not_overwritten(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folders.config(train={"max_steps": 3})
-    with pytest.raises(ConfigError, match=r"nothing to resume: .*run holds no checkpoint"):
-        run(config, resume=True)
-    assert not Path(config.output_dir).exists()
-    at_step(monkeypatch, 2, crash)
-    with pytest.raises(Crash):
-        run(config)
-    with pytest.raises(ConfigError, match="ended before its first checkpoint: remove it"):
+    with monkeypatch.context() as crashing:
+        at_step(crashing, 2, crash)
+        with pytest.raises(Crash):
+            run(config)
+    with pytest.raises(ConfigError, match="ended before its first checkpoint: add --resume to begin it anew, or set"):
         run(config)
     shutil.rmtree(config.output_dir)
     run(config, held_out=0)
     with pytest.raises(ConfigError, match="already holds a run: add --resume"):
         run(config)
+    shutil.rmtree(Path(config.output_dir) / "checkpoint-3")
+    before = weights(config)
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="holds a student and no checkpoint to go on from: set another"):
+            run(config, resume=resume)
+    assert_same(weights(config), before)
     (folders.at / "file").write_text("")
     with pytest.raises(ConfigError, match="file is a file: name a folder"):
         run(folders.config("file"))

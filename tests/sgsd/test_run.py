@@ -28,7 +28,7 @@ from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank
 
 from .runs import LORA, Folders, assert_same, metrics, run, weights
-from .training import make_bank, make_trainer, problems
+from .training import Recorded, make_bank, make_trainer, problems
 
 # transformers 5.23 renames them; peft 0.21 and transformers 5.19 know the old names alone
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
@@ -222,3 +222,30 @@ def test_arguments_are_the_configurations(folders: Folders) -> None:
     assert (args.lr_scheduler_type, args.warmup_steps, args.adam_beta2) == ("cosine", 5, 0.95)
     assert (args.save_total_limit, args.max_grad_norm, args.seed, args.weight_decay) == (2, 0.3, 3, 0.0)
     assert (args.bf16, args.fp16, args.logging_steps, args.save_steps) == (False, False, 1, 3)
+
+
+class DrawsElsewhere(Recorded):
+    """An engine, as far as a run asks."""
+
+    def weights_changed(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.calls.append(-1)
+
+
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_curve_by_an_engine_is_refused_of_a_student_in_shards(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, shards: bool
+) -> None:
+    """Pushing shards takes all processes, and drawing a share of the problems takes one."""
+    engine = DrawsElsewhere()
+    monkeypatch.setattr("sgsd.trainer.distillation.training_generator", lambda *args, **kwargs: engine)
+    monkeypatch.setattr("sgsd.run.sharded", lambda model: shards)
+    config = folders.config(train={"max_steps": 1})
+    if not shards:
+        assert len(run(config).curve) == 2
+        return
+    with pytest.raises(ConfigError, match=r"eval\.every_steps = 2: each process draws .*set it to 0 and measure"):
+        run(config)
+    assert engine.calls == [-1]  # closed, and nothing was drawn
