@@ -133,7 +133,7 @@ def refused(run: Run, line: str, code: int, *words: str) -> None:
         ("train run.yaml --set train.max_steps=x", 2, ["train.max_steps must be a whole number (got 'x')"]),
         ("train run.yaml --set train.learning_rate=.inf", 2, ["train.learning_rate must be a finite number"]),
         ("train run.yaml --set model.dtype=int8", 2, ["model.dtype must be 'float32', 'bfloat16' or 'float16'"]),
-        ("train run.yaml --set rollout.n=2", 2, ["rollout.n = 2: sgsd takes one rollout a problem"]),
+        ("train run.yaml --set rollout.n=2", 2, ["rollout.n = 2: sgsd has no use for it, raise the batch size"]),
         ("train run.yaml --set bank.k=0", 2, ["bank.k must be above 0 (got 0)"]),
         ("train run.yaml --set bank.path=missing", 1, ["no bank at missing"]),
         ("train run.yaml --set bank.path=text", 1, ["no bank at text"]),
