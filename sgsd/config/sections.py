@@ -94,7 +94,7 @@ class SamplingConfig(Config):
     max_prompt_tokens: PositiveInt = 2048
     """A longer student prompt is dropped and counted; a longer teacher prompt drops that teacher."""
     batch_size: PositiveInt = 64
-    """Prompts in one call of the transformers generator."""
+    """Prompts in one call of the transformers generator; in evaluation, completions drawn at once by any engine."""
     thinking: bool = False
     """Handed to chat templates that know `enable_thinking`."""
 
