@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sgsd.errors import ConfigError
 from sgsd.report.folder import RunFolder
 from skillbank.look.judged import JudgedRollout, judged_rollouts
 from skillbank.records import Rollout
 from skillbank.store import Bank
+
+OfStep = TypeVar("OfStep", "Chosen", JudgedRollout)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def notable(run: RunFolder, bank: Bank | None) -> list[Chosen]:
 
 
 def _of_ledger(run: RunFolder, judged: Sequence[JudgedRollout]) -> list[Chosen]:
-    exact = [one for one in judged if run.weights_before(one.step)[0] == one.step - 1] or judged
+    exact = _exact(run, judged)
     wanted: dict[tuple[int, str, int], list[str]] = {}
 
     def want(why: str, among: Sequence[JudgedRollout]) -> None:
@@ -78,12 +81,15 @@ def _found(run: RunFolder, key: tuple[int, str, int], why: str) -> Chosen:
 
 
 def _latest(run: RunFolder) -> list[Chosen]:
-    last: dict[str, Chosen] = {}
-    for one in _numbered(run.rollouts()):
-        if one.rollout.outcome != "unverifiable":
-            last[one.rollout.outcome] = one
+    verified = [one for one in _numbered(run.rollouts()) if one.rollout.outcome != "unverifiable"]
+    last = {one.rollout.outcome: one for one in _exact(run, verified)}
     words = {"correct": "the latest success", "wrong": "the latest failure"}
     return [Chosen(c.step, c.rollout, c.number, words[outcome]) for outcome, c in sorted(last.items())]
+
+
+def _exact(run: RunFolder, found: Sequence[OfStep]) -> Sequence[OfStep]:
+    """Those of steps whose very weights are kept; all where there are none."""
+    return [one for one in found if run.weights_before(one.step)[0] == one.step - 1] or found
 
 
 def _numbered(rollouts: Iterator[tuple[int, Rollout]]) -> Iterator[Chosen]:

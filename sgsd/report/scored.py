@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import set_seed
 
 import skillbank.records
+from sgsd.config import ModelConfig
 from sgsd.distributions import score_against
 from sgsd.errors import ConfigError, DataInvalid
 from sgsd.generate.transformers import stop_token_ids
@@ -116,7 +117,7 @@ class _Desk:
         self.teacher_weights = TeacherWeights(self.config.teacher, self.model)  # `base` copies the initial ones
         self.name = f"{self.config.model.name_or_path}, as it was before training"
         if checkpoint is not None:
-            _restore(self.model, checkpoint)
+            _restore(self.model, checkpoint, self.config.model)
             self.teacher_weights.load(checkpoint)
             self.name = checkpoint.name
         self.model.eval()
@@ -293,12 +294,14 @@ def _lesson(past: PastTeacher) -> str:
     return f"{skill_text(past.skill)}\n{mistake_text(past.mistake)}"
 
 
-def _restore(model: Any, checkpoint: Path) -> None:
+def _restore(model: Any, checkpoint: Path, config: ModelConfig) -> None:
     """A checkpoint's trained weights into a model that was loaded as the run's was."""
     if hasattr(model, "peft_config"):
         from peft import load_peft_weights, set_peft_model_state_dict
 
         set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device=str(model.device)))
         return
-    saved = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=model.dtype)
+    saved, _ = load_student(
+        config.model_copy(update={"name_or_path": str(checkpoint), "revision": None}), training=True
+    )
     model.load_state_dict(saved.state_dict())

@@ -54,10 +54,20 @@ def verified(folder: RunFolder, step: int) -> str:
     return next(r.rollout_id for _, r in folder.rollouts(step) if r.outcome != "unverifiable")
 
 
-@pytest.mark.parametrize("sections", [{}, {"model": {"lora": LORA}}, {"teacher": {"weights": "base"}}])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({}, id="as published"),
+        pytest.param({"model": {"lora": LORA}, "teacher": {"weights": "ema"}}, id="adapter, ema"),
+        pytest.param(
+            {"teacher": {"weights": "base"}, "objective": {"support_baseline": "placebo"}}, id="base, placebo"
+        ),
+        pytest.param({"objective": {"support_top_k": 4}}, id="local support"),
+    ],
+)
 def test_numbers_are_those_of_training(folders: Folders, sections: dict[str, Any]) -> None:
     """Of the steps whose weights were kept (1, and 4 after the checkpoint of 3) the ledger's own come out again."""
-    folder = made(folders, ledger={"placebo_share": 1.0}, **sections)
+    folder = made(folders, ledger={"placebo_share": 1.0}, train={"max_steps": 5}, **sections)
     for step in (1, 4):
         for rollout_id in (r.rollout_id for _, r in folder.rollouts(step) if r.outcome != "unverifiable"):
             (one,) = of(folder, rollout_id)
@@ -70,9 +80,10 @@ def test_numbers_are_those_of_training(folders: Folders, sections: dict[str, Any
                 assert teacher.opinion.polarity == teacher.in_training.polarity
                 assert teacher.opinion.support == pytest.approx(teacher.in_training.support, abs=2e-5)
                 assert teacher.opinion.gate_mass == pytest.approx(teacher.in_training.gate_mass, abs=2e-5)
-    names = {one.weights for one in (of(folder, verified(folder, 1))[0], of(folder, verified(folder, 6))[0])}
-    assert names == {f"{folders.model}, as it was before training", "checkpoint-3"}
-    assert of(folder, verified(folder, 6))[0].weights_step == 3
+            assert (one.pull_T is None) == bool(folder.config.objective.support_top_k)
+            before = f"{folders.model}, as it was before training"
+            assert one.weights == (before if step == 1 else "checkpoint-3")
+    assert of(folder, verified(folder, 5))[0].weights_step == 3  # one step too old: the nearest
 
 
 def test_a_token_is_scored_as_the_scoring_function_scores_it(folders: Folders) -> None:
@@ -128,7 +139,7 @@ def test_teachers_speak_in_the_words_they_had(folders: Folders) -> None:
 
 
 def test_without_a_name_what_taught_most_a_success_and_a_failure(folders: Folders) -> None:
-    folder = made(folders)
+    folder = made(folders, train={"max_steps": 4})
     found = of(folder)
     with Bank.open(folders.bank, readonly=True) as bank:
         judged = [one for one in judged_rollouts(bank, folder.ledger_name) if one.step in (1, 4)]
@@ -151,6 +162,7 @@ def test_a_teacher_whose_distribution_is_followed(folders: Folders, method: str,
     folder = open_run(Path(config.output_dir))
     chosen = notable(folder, None)
     assert [one.why for one in chosen] == ["the latest success", "the latest failure"]
+    assert {one.step for one in chosen} <= {1, 4}  # of the steps whose weights are kept
     found = scored(folder, chosen, None, {problem.problem_id: problem for problem in problems()}.get)
     for one in found:
         (teacher,) = one.teachers
