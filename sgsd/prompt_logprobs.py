@@ -105,10 +105,13 @@ def _read_token(entries: Any, token: int, k: int) -> tuple[float, list[tuple[int
     own = entries.get(str(token))
     if own is None:
         raise Unusable(f"prompt log-probs without that of token {token} itself")
-    top = sorted((_rank(entry), int(key), _logp(entry)) for key, entry in entries.items() if _rank(entry) <= k)
-    if [rank for rank, _, _ in top] != list(range(1, k + 1)):
+    top: dict[int, tuple[int, float]] = {}
+    for key, entry in entries.items():
+        if (rank := _rank(entry)) <= k:
+            top[rank] = (int(key), _logp(entry))
+    if len(top) < k:
         raise ServerError(f"the server tells {len(top)} of the {k} likeliest tokens: lower opd.k")
-    return _logp(own), [(i, logp) for _, i, logp in top]
+    return _logp(own), [top[rank] for rank in range(1, k + 1)]
 
 
 def _rank(entry: Any) -> int:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     Cohere2Config,
     Cohere2ForCausalLM,
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from sgsd.errors import ConfigError, DataInvalid, TrainingError
-from sgsd.score import ScoreRow, check_scoring, completion_mask, score, score_support, score_top
+from sgsd.score import ScoreRow, check_scoring, completion_mask, score, score_support, score_tokens, score_top
 
 # transformers 5.23 renames them; peft 0.21 and transformers 5.19 know the old names alone
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
@@ -65,6 +66,12 @@ def own_logprobs(model: torch.nn.Module, row: ScoreRow) -> Tensor:
     ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
     logits = model(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1]
     return logits.float().log_softmax(-1).gather(1, ids[0, len(row.prompt_ids) :, None])[:, 0]
+
+
+def own_tokens_behind_another(rows: list[ScoreRow]) -> Tensor:
+    """Token 7 and the completion's own at each place, [R, T, 2]."""
+    own_RT = pad_sequence([torch.tensor(row.completion_ids, dtype=torch.int64) for row in rows], batch_first=True)
+    return torch.stack([torch.full_like(own_RT, 7), own_RT], dim=-1)
 
 
 def assert_scores(scores_RT: Tensor, model: torch.nn.Module, rows: list[ScoreRow], atol: float = 1e-5) -> None:
@@ -211,10 +218,13 @@ def test_fsdp_student_and_teacher(tmp_path: Any, wrap_head: bool) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         torch.testing.assert_close(score(model, rows, token_budget=100), expected.detach(), rtol=0, atol=1e-5)
-        gradients = loss_and_gradients(model, score(model, rows, grad=True))
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient.full_tensor(), expected_gradients[name], rtol=1e-4, atol=1e-5)
-        assert gradients.keys() == expected_gradients.keys()
+        own = own_tokens_behind_another(rows)
+        for read in (score, lambda *given, grad: score_tokens(*given, own, grad=grad)[..., 1]):
+            model.zero_grad(set_to_none=True)
+            gradients = loss_and_gradients(model, read(model, rows, grad=True))
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(gradient.full_tensor(), expected_gradients[name], rtol=1e-4, atol=1e-5)
+            assert gradients.keys() == expected_gradients.keys()
     finally:
         torch.distributed.destroy_process_group()
 
@@ -310,7 +320,8 @@ def test_top_and_support_equal_the_models_own(grad: bool) -> None:
     top = score_top(model, rows, 4, token_budget=60)
     assert top.ids_NK.shape == top.logp_NK.shape == (len(rows), 9, 4)
     support = score_support(model, rows, top.ids_NK, token_budget=60, grad=grad)
-    assert support.requires_grad == grad
+    tokens = score_tokens(model, rows, top.ids_NK.flip(-1), token_budget=60, grad=grad)
+    assert support.requires_grad == tokens.requires_grad == grad
     for r, row in enumerate(rows):
         n = len(row.completion_ids)
         logits = model(input_ids=torch.tensor([[*row.prompt_ids, *row.completion_ids]])).logits[0]
@@ -319,6 +330,8 @@ def test_top_and_support_equal_the_models_own(grad: bool) -> None:
         assert torch.equal(top.ids_NK[r, :n], expected.indices)
         torch.testing.assert_close(top.logp_NK[r, :n], expected.values, rtol=0, atol=1e-5)
         torch.testing.assert_close(support[r, :n], logits.gather(1, expected.indices), rtol=0, atol=1e-5)
+        torch.testing.assert_close(tokens[r, :n], expected.values.flip(-1), rtol=0, atol=1e-5)
+        assert tokens[r, n:].abs().sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -340,6 +353,8 @@ def test_architectures_that_transform_their_logits(model_class: Any, config: Any
     model = model_class(config).eval()
     check_scoring(model)
     assert_scores(score(model, make_rows()), model, make_rows())
+    of_own_tokens = score_tokens(model, make_rows(), own_tokens_behind_another(make_rows()))[..., 1]
+    assert_scores(of_own_tokens, model, make_rows())
 
 
 def test_check_finds_an_architecture_that_does_something_else() -> None:
