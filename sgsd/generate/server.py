@@ -63,6 +63,11 @@ class ServerGenerator:
                 pusher.close()
             raise
 
+    @property
+    def models(self) -> dict[str, str]:
+        """What each server, by its address, calls the model."""
+        return self.servers.models
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

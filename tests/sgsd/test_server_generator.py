@@ -90,6 +90,7 @@ def test_what_is_asked_and_what_comes_back(tiny: Any) -> None:
         as_protocol: Generator = generator
         assert isinstance(generator, Engine)
         drawn = as_protocol.generate([[10, 11], [20]], SAMPLING, seed=4, on_progress=done.append)
+        assert list(generator.models.values()) == ["student"]
     assert [[c.token_ids for c in row] for row in drawn] == [[(10, END), (11, 11, 11)], [(20, END), (21, 21, 21)]]
     assert [[c.truncated for c in row] for row in drawn] == [[False, True], [False, True]]
     assert drawn[0][1].logprobs == (-1.5, -1.5, -1.5)

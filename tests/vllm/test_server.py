@@ -58,7 +58,7 @@ def test_greedy_completions_are_those_of_transformers(
     assert [[(c.token_ids, c.text, c.truncated) for c in row] for row in theirs] == [
         [(c.token_ids, c.text, c.truncated) for c in row] for row in mine
     ]
-    assert generator.servers.models == {generator.config.urls[0]: "arena"}
+    assert generator.models == {generator.config.urls[0]: "arena"}
 
 
 def test_sampling_is_honoured_and_reproducible(
