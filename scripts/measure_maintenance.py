@@ -4,7 +4,7 @@
     python scripts/measure_maintenance.py --out runs/maintenance --only clean misleading --seeds 0
 
 Each run is a demo with the settings below: 30 steps, in which a clean bank teaches most operations and a misleading one
-costs what it has not made up for yet. `at random` retires in each look as many skills and as many mistakes as
+costs what it has not made up for yet; over the first six the rate rises, while the ledger learns. `at random` retires in each look as many skills and as many mistakes as
 `maintained` did there with the same seed, whichever they are: what it gives back is not the rule's doing. A run whose
 result lies in `--out` already is not repeated. Each result is a JSON line on stdout as it comes; the Markdown table
 follows on stderr and lies in `--out`/table.md.
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from skillbank.usage import KeepRule
 
 ENOUGH = "problems:>=4"
-RULE = f"{ENOUGH} credit_z:<1 support_right:<0"
-STEPS = ["train.max_steps=30", "eval.every_steps=10"]
-MAINTAINED = [*STEPS, "maintain.every_steps=3", f"maintain.prune={RULE}"]
+"""Of the rule `misleading`: what could be retired."""
+STEPS = ["train.max_steps=30", "train.warmup_steps=6", "eval.every_steps=10"]
+MAINTAINED = [*STEPS, "maintain.every_steps=2", "maintain.prune=misleading"]
 SETTINGS: dict[str, tuple[float, list[str]]] = {
     "clean": (0.0, STEPS),
     "misleading": (0.85, STEPS),
