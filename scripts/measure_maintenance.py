@@ -4,10 +4,10 @@
     python scripts/measure_maintenance.py --out runs/maintenance --only clean misleading --seeds 0
 
 Each run is a demo with the settings below: 30 steps, in which a clean bank teaches most operations and a misleading one
-costs what it has not made up for yet; over the first six the rate rises, while the ledger learns. `at random` retires in each look as many skills and as many mistakes as
-`maintained` did there with the same seed, whichever they are: what it gives back is not the rule's doing. A run whose
-result lies in `--out` already is not repeated. Each result is a JSON line on stdout as it comes; the Markdown table
-follows on stderr and lies in `--out`/table.md.
+costs what it has not made up for yet; over the first six the rate rises, while the ledger learns. `at random` retires
+in each look as many skills and as many mistakes as `maintained` did there with the same seed, whichever they are: what
+it gives back is not the rule's doing. A run whose result lies in `--out` already is not repeated. Each result is a JSON
+line on stdout as it comes; the Markdown table follows on stderr and lies in `--out`/table.md.
 """
 
 from __future__ import annotations

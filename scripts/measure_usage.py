@@ -3,7 +3,7 @@
     sgsd demo --level easy --misleading 0.5 --irrelevant 0.15 --seed 0 --out runs/planted
     python scripts/measure_usage.py runs/planted/bank --steps 20 40 60
 
-Prints, as a table of Markdown, the area under the ROC curve of four measures: the chance that of two entries drawn from
+Prints, as a table of Markdown, the area under the ROC curve of five measures: the chance that of two entries drawn from
 two groups the one of the better group has the higher value, ties counted half. Entries without a value are left out of
 that measure and told. What was mined and is false belongs to no group.
 """
@@ -23,7 +23,13 @@ from skillbank.store.usage import take_back
 from skillbank.usage import MEASURES, estimates
 
 TRUTHS = {rule_line(operation, rule) for operation, rule in TRUE_RULE.items()}
-SHOWN = {"utility": "utility", "correlation": "correlation", "z": "its z", "placebo": "beyond placebo"}
+SHOWN = {
+    "utility": "utility",
+    "correlation": "correlation",
+    "z": "its z",
+    "placebo": "beyond placebo",
+    "credit": "credit",
+}
 CONTESTS = (("true", "misleading"), ("true", "irrelevant"), ("irrelevant", "misleading"))
 
 
@@ -46,7 +52,7 @@ def area(better: Sequence[float], worse: Sequence[float]) -> float | None:
 
 def rows(bank: Bank, step: int) -> list[list[str]]:
     """A row a kind and contest, from the ledger as it stands."""
-    found = list(estimates(bank))
+    found = list(estimates(bank, credit=True))
     groups = {entry.id: group(entry) for entry in bank.entries() if entry.kind != "pair"}
     table = []
     for kind in ("skill", "mistake"):

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from skillbank.usage.clusters import Floats, Ints
     from skillbank.usage.ledger import LedgerRows
 
-MAX_ENTRIES = 4000
+MAX_ENTRIES = 2000
 """Skills and mistakes that are taken apart at once: the equations are a dense matrix of that order."""
+ENOUGH_PROBLEMS = 2000
+"""The variances are estimated from about so many problems, evenly spread; more make them hardly surer."""
 TOLERANCE = 0.01
 """The fixed point has been reached when no variance changes by a larger share."""
 MAX_ROUNDS = 100
@@ -108,6 +110,26 @@ class Observations:
         problem_O = np.unique(problem_O, return_inverse=True)[1]
         return cls(effects_OP, problem_O, support_O, total_O / np.bincount(place_N), (skills, mistakes))
 
+    @property
+    def blocks(self) -> tuple[slice, slice]:
+        """Where the effects of skills and those of mistakes are."""
+        skills, mistakes = self.kinds
+        return slice(0, skills), slice(skills, skills + mistakes)
+
+    @property
+    def spread(self) -> float:
+        """Variance of the supports."""
+        mean = np.average(self.support_O, weights=self.weight_O)
+        return float(np.average((self.support_O - mean) ** 2, weights=self.weight_O))
+
+    def of_some_problems(self) -> Observations:
+        """Those of every second, third ... problem, of about ENOUGH_PROBLEMS."""
+        apart = 1 + int(self.problem_O.max()) // ENOUGH_PROBLEMS
+        at_O = np.flatnonzero(self.problem_O % apart == 0)
+        return Observations(
+            self.effects_OP[at_O], self.problem_O[at_O] // apart, self.support_O[at_O], self.weight_O[at_O], self.kinds
+        )
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -125,49 +147,77 @@ class Fit:
 
 
 def fit(seen: Observations) -> Fit:
-    """Effects and variances.
-
-    Problems are absorbed: with `k = problem / (noise + problem * weight)` of each, what is left are the equations of
-    skills, mistakes and level alone, X'WX - sum k x x' over the weighted sums x of the problems' rows.
-    """
-    X, y_O, w_O, group_O = seen.effects_OP, seen.support_O, seen.weight_O, seen.problem_O
-    weighted = X.multiply(w_O[:, None]).tocsr()
-    groups = int(group_O.max()) + 1
-    member_GO = csr_array((np.ones(len(y_O)), (group_O, np.arange(len(y_O)))), shape=(groups, len(y_O)))
-    x_GP = (member_GO @ weighted).tocsr()
-    y_G, weight_G = np.bincount(group_O, weights=w_O * y_O), np.bincount(group_O, weights=w_O)
-    gram_PP, moment_P = (X.T @ weighted).toarray(), weighted.T @ y_O
-    skills, mistakes = seen.kinds
-    blocks = (slice(0, skills), slice(skills, skills + mistakes))
-    spread = float(np.average((y_O - np.average(y_O, weights=w_O)) ** 2, weights=w_O))
+    """Effects and variances."""
+    spread = seen.spread
     variances = np.full(4, spread / 4)  # skill, mistake, problem, noise
+    some = _Equations(seen.of_some_problems())
     for _ in range(MAX_ROUNDS):
-        skill, mistake, problem, noise = variances
-        k_G = problem / (noise + problem * weight_G)
-        absorbed_GP = x_GP.multiply(k_G[:, None]).tocsr()
-        equations_PP = (gram_PP - (x_GP.T @ absorbed_GP).toarray()) / noise
-        precision_P = np.r_[np.full(skills, 1 / skill), np.full(mistakes, 1 / mistake), 0.0]
-        posterior_PP = _inverse(equations_PP + np.diag(precision_P))
-        effect_P = posterior_PP @ (moment_P - absorbed_GP.T @ y_G) / noise
-        problem_G = k_G * (y_G - x_GP @ effect_P)
-        residual_O = y_O - X @ effect_P - problem_G[group_O]
-        # A problem's effect is uncertain in itself, and through those of the entries.
-        through = float(np.sum(posterior_PP * (absorbed_GP.T @ absorbed_GP).toarray()))
-        found = [
-            (float(effect_P[at] @ effect_P[at]) + 2 * variance) / _determined(posterior_PP.diagonal()[at], variance)
-            for at, variance in zip(blocks, (skill, mistake), strict=True)
-        ]
-        found.append(float(problem_G @ problem_G) / _determined(k_G * noise + through / groups, problem))
-        found.append(float((w_O * y_O) @ residual_O) / (len(y_O) - 1))
-        before, variances = variances, np.clip(found, SMALLEST * spread, LARGEST * spread)
+        before, variances = variances, np.clip(some.improved(variances), SMALLEST * spread, LARGEST * spread)
         if np.all(np.abs(np.log(variances / before)) < TOLERANCE):
             break
-    found = [
-        _against_the_mean(effect_P[at], posterior_PP[at, at], variance)
-        for at, variance in zip(blocks, before, strict=False)
+    found = _Equations(seen).solved(variances)
+    predicted = [
+        _against_the_mean(found.effect_P[at], found.posterior_PP[at, at], variance)
+        for at, variance in zip(seen.blocks, variances[:2], strict=True)
     ]
-    effect_E, variance_E = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Fit(effect_E, variance_E, *(float(v) for v in before))
+    effect_E, variance_E = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
+    return Fit(effect_E, variance_E, *(float(v) for v in variances))
+
+
+@dataclass(frozen=True)
+class _Solved:
+    effect_P: Floats
+    posterior_PP: Floats
+    problem_G: Floats
+    """Predicted effects of problems."""
+    left_G: Floats
+    """Their variances for given effects of entries."""
+    absorbed_GP: csr_array
+
+
+class _Equations:
+    """Those of skills, mistakes and level alone, the problems absorbed: X'WX - sum k x x' over the weighted sums x of
+    the problems' rows, with k = problem / (noise + problem * weight) of each."""
+
+    def __init__(self, seen: Observations) -> None:
+        self.seen = seen
+        X, group_O = seen.effects_OP, seen.problem_O
+        self.wy_O = seen.weight_O * seen.support_O
+        weighted = X.multiply(seen.weight_O[:, None]).tocsr()
+        count = len(group_O)
+        member_GO = csr_array((np.ones(count), (group_O, np.arange(count))), shape=(int(group_O.max()) + 1, count))
+        self.x_GP = (member_GO @ weighted).tocsr()
+        self.y_G, self.weight_G = member_GO @ self.wy_O, member_GO @ seen.weight_O
+        self.gram_PP, self.moment_P = (X.T @ weighted).toarray(), X.T @ self.wy_O
+
+    def solved(self, variances: Floats) -> _Solved:
+        skill, mistake, problem, noise = variances
+        skills, mistakes = self.seen.kinds
+        k_G = problem / (noise + problem * self.weight_G)
+        absorbed_GP = self.x_GP.multiply(k_G[:, None]).tocsr()
+        equations_PP = (self.gram_PP - (self.x_GP.T @ absorbed_GP).toarray()) / noise
+        precision_P = np.r_[np.full(skills, 1 / skill), np.full(mistakes, 1 / mistake), 0.0]
+        posterior_PP = _inverse(equations_PP + np.diag(precision_P))
+        effect_P = posterior_PP @ (self.moment_P - absorbed_GP.T @ self.y_G) / noise
+        return _Solved(
+            effect_P, posterior_PP, k_G * (self.y_G - self.x_GP @ effect_P), k_G * noise, absorbed_GP
+        )  # fmt: skip
+
+    def improved(self, variances: Floats) -> list[float]:
+        """The next round of the fixed point: sums of squares over the numbers of effects that the data determine."""
+        seen, found = self.seen, self.solved(variances)
+        posterior_P = found.posterior_PP.diagonal()
+        better = []
+        for at, variance in zip(seen.blocks, variances[:2].tolist(), strict=True):
+            squares = float(found.effect_P[at] @ found.effect_P[at])
+            better.append((squares + 2 * variance) / _determined(posterior_P[at], variance))
+        # A problem's effect is uncertain in itself, and through those of the entries.
+        through = float(np.sum(found.posterior_PP * (found.absorbed_GP.T @ found.absorbed_GP).toarray()))
+        left_G = found.left_G + through / len(found.left_G)
+        better.append(float(found.problem_G @ found.problem_G) / _determined(left_G, float(variances[2])))
+        residual_O = seen.support_O - seen.effects_OP @ found.effect_P - found.problem_G[seen.problem_O]
+        better.append(float(self.wy_O @ residual_O) / (len(residual_O) - 1))
+        return better
 
 
 def _against_the_mean(effect_E: Floats, posterior_EE: Floats, prior: float) -> tuple[Floats, Floats]:

@@ -140,6 +140,22 @@ def test_variances_maximise_the_adjusted_likelihood(weighted: bool, monkeypatch:
             assert dense.adjusted_likelihood(other) < best
 
 
+def test_variances_are_those_of_evenly_spread_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, weight_N = Made(8, skills=12, mistakes=14, pools=160), np.ones(1280)
+    seen = observed(made, -1, weight_N)
+    problems = int(seen.problem_O.max()) + 1
+    monkeypatch.setattr(credit, "ENOUGH_PROBLEMS", problems // 3)
+    found = fit(seen)
+    some_N = np.isin(made.problem_N, np.unique(made.problem_N[made.outcome_N < 0])[::4])
+    theirs = Observations.of(
+        made.rows.at(np.flatnonzero(some_N)), np.ones(some_N.sum()), np.arange(12), np.unique(made.mistake_N)
+    )
+    assert variances(found) == pytest.approx(variances(fit(theirs)), rel=0.01)
+    effect_E, variance_E = Dense(made, -1, weight_N).predictions(variances(found))  # but the effects are of them all
+    assert found.effect_E == pytest.approx(effect_E, rel=1e-7, abs=1e-10)
+    assert found.variance_E == pytest.approx(variance_E, rel=1e-7)
+
+
 def test_five_skills_by_hand() -> None:
     """Balanced and one-way: five skills, two observations of each, one mistake. With S_b and S_w the sums of squares
     between skills and within, L = 2 v_skill + v and v the variance of an observation, the likelihood is
