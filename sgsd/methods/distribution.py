@@ -56,9 +56,10 @@ class DistributionObjective:
 
     def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
         """The part of a micro-batch in the mean over the window's completion tokens."""
-        return mean_over_tokens(model, batch, window, self._token_losses)
+        return mean_over_tokens(model, batch, window, self.token_losses)
 
-    def _token_losses(self, model: nn.Module, rows: Sequence[ScoreRow], examples: Sequence[Example]) -> Tensor:
+    def token_losses(self, model: nn.Module, rows: Sequence[ScoreRow], examples: Sequence[Example]) -> Tensor:
+        """[B, T] of examples that a teacher has read, 0 beyond a completion; gradient in the student."""
         sides = [example.scores.side for example in examples if example.scores.side is not None]
         return score_against(model, rows, sides, self.token_loss)
 

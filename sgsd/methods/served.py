@@ -60,11 +60,15 @@ class ServedObjective:
 
     def loss(self, model: nn.Module, batch: Sequence[Example], window: Window) -> MethodResult:
         """The part of a micro-batch in the mean over the window's completion tokens."""
-        read = self._sampled if self.config.loss == "sampled" else self._top_k
-        return mean_over_tokens(model, batch, window, read)
+        return mean_over_tokens(model, batch, window, self.token_losses)
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         return mean_metrics(sums)
+
+    def token_losses(self, model: nn.Module, rows: Sequence[ScoreRow], examples: Sequence[Example]) -> Tensor:
+        """[B, T] of examples that a teacher has read, 0 beyond a completion; gradient in the student."""
+        read = self._sampled if self.config.loss == "sampled" else self._top_k
+        return read(model, rows, examples)
 
     def _sampled(self, model: nn.Module, rows: Sequence[ScoreRow], examples: Sequence[Example]) -> Tensor:
         student_BT = score(model, rows, grad=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from sgsd.errors import ConfigError
 from sgsd.report.folder import RunFolder
 from skillbank.look.judged import JudgedRollout, judged_rollouts
 from skillbank.records import Rollout
 from skillbank.store import Bank
-
-OfStep = TypeVar("OfStep", "Chosen", JudgedRollout)
 
 
 @dataclass(frozen=True)
@@ -44,15 +41,16 @@ def notable(run: RunFolder, bank: Bank | None) -> list[Chosen]:
     Those whose very weights are kept come first: what is shown of them is what training saw. Where nobody judges
     (`bank` None) it is the latest success and failure. Raises ConfigError when there is nothing to choose from.
     """
-    found = _of_ledger(run, judged_rollouts(bank, run.ledger_name)) if bank is not None else _latest(run)
+    found = _latest(run) if bank is None else _of_ledger(run, bank)
     if not found:
         what = "its bank's ledger has no row of it" if bank is not None else "it has no verified rollout"
         raise ConfigError(f"nothing of {run.path} to explain: {what}")
     return found
 
 
-def _of_ledger(run: RunFolder, judged: Sequence[JudgedRollout]) -> list[Chosen]:
-    exact = _exact(run, judged)
+def _of_ledger(run: RunFolder, bank: Bank) -> list[Chosen]:
+    name = run.ledger_name
+    judged = judged_rollouts(bank, name, steps=run.exact_steps) or judged_rollouts(bank, name)
     wanted: dict[tuple[int, str, int], list[str]] = {}
 
     def want(why: str, among: Sequence[JudgedRollout]) -> None:
@@ -60,9 +58,9 @@ def _of_ledger(run: RunFolder, judged: Sequence[JudgedRollout]) -> list[Chosen]:
             best = max(among, key=lambda one: one.gate_mass)
             wanted.setdefault((best.step, best.problem_id, best.number), []).append(why)
 
-    want("most gate mass", exact)
+    want("most gate mass", judged)
     for outcome, why in (("correct", "a success"), ("wrong", "a failure")):
-        some = [one for one in exact if one.outcome == outcome]
+        some = [one for one in judged if one.outcome == outcome]
         last = max((one.step for one in some), default=0)
         want(why, [one for one in some if one.step == last])
     return [_found(run, key, ", ".join(why)) for key, why in wanted.items()]
@@ -81,18 +79,17 @@ def _found(run: RunFolder, key: tuple[int, str, int], why: str) -> Chosen:
 
 
 def _latest(run: RunFolder) -> list[Chosen]:
-    verified = [one for one in _numbered(run.rollouts()) if one.rollout.outcome != "unverifiable"]
-    last = {one.rollout.outcome: one for one in _exact(run, verified)}
+    last = _last(rollout for step in run.exact_steps for rollout in run.rollouts(step)) or _last(run.rollouts())
     words = {"correct": "the latest success", "wrong": "the latest failure"}
     return [Chosen(c.step, c.rollout, c.number, words[outcome]) for outcome, c in sorted(last.items())]
 
 
-def _exact(run: RunFolder, found: Sequence[OfStep]) -> Sequence[OfStep]:
-    """Those of steps whose very weights are kept; all where there are none."""
-    return [one for one in found if run.weights_before(one.step)[0] == one.step - 1] or found
+def _last(rollouts: Iterable[tuple[int, Rollout]]) -> dict[str, Chosen]:
+    """The last rollout of each outcome that was verified."""
+    return {one.rollout.outcome: one for one in _numbered(rollouts) if one.rollout.outcome != "unverifiable"}
 
 
-def _numbered(rollouts: Iterator[tuple[int, Rollout]]) -> Iterator[Chosen]:
+def _numbered(rollouts: Iterable[tuple[int, Rollout]]) -> Iterator[Chosen]:
     """Each with its number; one that could not be verified was judged by nobody and counts for none."""
     seen: dict[tuple[int, str], int] = {}
     for step, rollout in rollouts:

@@ -53,9 +53,14 @@ class RunFolder:
     def rollouts(self, step: int | None = None) -> Iterator[tuple[int, Rollout]]:
         """(optimiser step, rollout) of all ranks, of one step or of all, in their order."""
         name = "step-*" if step is None else f"step-{step:06d}*"
-        for file in sorted((self.path / "rollouts").glob(f"{name}.jsonl")):
+        for file in sorted((self.path / "rollouts").glob(f"{name}.jsonl"), key=_step_and_rank):
             for rollout in read_rollouts(file):
                 yield int(file.name[5:11]), rollout
+
+    @property
+    def exact_steps(self) -> list[int]:
+        """The steps whose very weights are kept: the first, and the one after each checkpoint."""
+        return [1, *(done + 1 for done in self.checkpoints)]
 
     def weights_before(self, step: int) -> tuple[int, Path | None]:
         """The newest weights kept that no rollout of optimiser step `step` (from 1) has changed yet: how many steps
@@ -63,6 +68,11 @@ class RunFolder:
         that drew and judged it."""
         kept = [done for done in self.checkpoints if done < step]
         return (max(kept), self.checkpoints[max(kept)]) if kept else (0, None)
+
+
+def _step_and_rank(file: Path) -> tuple[int, int]:
+    """Of `step-000012-rank3.jsonl`."""
+    return int(file.name[5:11]), int(file.stem.rpartition("-rank")[2]) if "-rank" in file.stem else 0
 
 
 def open_run(path: Path) -> RunFolder:

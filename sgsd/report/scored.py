@@ -19,11 +19,11 @@ from transformers import set_seed
 
 import skillbank.records
 from sgsd.config import ModelConfig
-from sgsd.distributions import score_against
 from sgsd.errors import ConfigError, DataInvalid
 from sgsd.generate.transformers import stop_token_ids
 from sgsd.methods import GatedObjective, Method, Window, opd_method, opsd_method
 from sgsd.methods.distribution import DistributionObjective
+from sgsd.methods.served import ServedObjective
 from sgsd.models import load_student, mixed_precision
 from sgsd.objectives.gated import GatedDiagnostics
 from sgsd.prompts import NEUTRAL, Guidance, mistake_text, plain_user_text, render, skill_text
@@ -102,7 +102,10 @@ def scored(run: RunFolder, chosen: Sequence[Chosen], bank: Bank | None, problems
     done: dict[str, Scored] = {}
     for some in by_weights.values():
         desk = _Desk(run, some[0].step, bank, problems)
-        done |= {one.rollout.rollout_id: desk.score(one) for one in some}
+        try:
+            done |= {one.rollout.rollout_id: desk.score(one) for one in some}
+        finally:
+            desk.close()
     return [done[one.rollout.rollout_id] for one in chosen]
 
 
@@ -145,6 +148,11 @@ class _Desk:
             placebo=placebo,
             pull_T=pull_T,
         )
+
+    def close(self) -> None:
+        """Give back what a teacher elsewhere holds."""
+        if self.method is not None:
+            self.method.close()
 
     def _rollout(self, past: skillbank.records.Rollout) -> tuple[Rollout, bool]:
         """The rollout as the trainer had it, and whether its tokens are those that were drawn."""
@@ -234,21 +242,23 @@ class _Desk:
         if not prompts:
             raise ConfigError(f"the teacher's prompt of problem {problem.problem_id} was too long: it taught nothing")
         objective = method.objective
-        assert isinstance(objective, DistributionObjective)
+        assert isinstance(objective, DistributionObjective | ServedObjective)
         example = Example(rollout, tuple(prompts))
-        teacher, student_row = objective.teacher_network or self.model, example.row(rollout.prompt_ids)
+        ours, theirs = example.row(rollout.prompt_ids), example.row(prompts[0].prompt_ids)
         with self._scoring():
             with self.teacher_weights.active():
-                (read,) = objective.score_teachers(self.model, [example])
-                theirs_T = score(teacher, [example.row(prompts[0].prompt_ids)])[0]
-            ours_T = score(self.model, [student_row])[0]
-            assert read.scores.side is not None
-            loss_T = score_against(self.model, [student_row], [read.scores.side], objective.token_loss, grad=False)[0]
+                read = objective.score_teachers(self.model, [example])
+                if isinstance(objective, ServedObjective):
+                    theirs_T = objective.teacher.read([theirs])[0].logp_T
+                else:
+                    theirs_T = score(objective.teacher_network or self.model, [theirs])[0]
+            ours_T = score(self.model, [ours])[0]
+            loss_T = objective.token_losses(self.model, [ours], read)[0]
         said = TeacherSaid(
             name=self.config.opd.teacher or "the student itself, shown the reference",
             reads="".join(self.tokenizer.batch_decode([list(prompts[0].prompt_ids)])),
             weight=1.0,
-            delta_T=tuple((theirs_T - ours_T).tolist()),
+            delta_T=tuple((theirs_T.to(ours_T) - ours_T).tolist()),
             gate_T=None,
             loss_T=tuple(loss_T.tolist()),
             opinion=None,

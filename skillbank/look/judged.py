@@ -7,12 +7,14 @@ rollout after the other; their numbers (from 0) are those of its judged rollouts
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skillbank.errors import BankCorrupt
 from skillbank.records import Mistake, Outcome, Record, Skill
 from skillbank.store import Bank
 from skillbank.store.events import KINDS
+from skillbank.store.query import json_list
 
 if TYPE_CHECKING:
     from sqlite3 import Row
@@ -78,9 +80,13 @@ def judgements(bank: Bank, run: str, step: int, problem_id: str) -> list[Judgeme
     ]
 
 
-def judged_rollouts(bank: Bank, run: str) -> list[JudgedRollout]:
-    """Every rollout of a run that was judged, in the order of steps."""
-    rows = bank.db.rows("SELECT * FROM usage WHERE run = ? AND NOT placebo ORDER BY step, problem_id, id", (run,))
+def judged_rollouts(bank: Bank, run: str, steps: Iterable[int] | None = None) -> list[JudgedRollout]:
+    """Every rollout of a run that was judged, or of some of its steps, in the order of steps."""
+    among = "1" if steps is None else "step IN (SELECT value FROM json_each(?))"
+    rows = bank.db.rows(
+        f"SELECT * FROM usage WHERE run = ? AND {among} AND NOT placebo ORDER BY step, problem_id, id",
+        [run, *([] if steps is None else [json_list(steps)])],
+    )
     together: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         together.setdefault((row["step"], row["problem_id"]), []).append(row)

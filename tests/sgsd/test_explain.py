@@ -29,7 +29,9 @@ from skillbank.look.judged import judged_rollouts, judgements, words_at
 from skillbank.rollouts import read_rollouts
 from skillbank.store import Bank
 
+from .answering import serving
 from .runs import LORA, Folders, run
+from .test_served_teacher import Teacher
 from .training import problems
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing.*is deprecated:FutureWarning")
@@ -171,6 +173,23 @@ def test_a_teacher_whose_distribution_is_followed(folders: Folders, method: str,
         assert one.pull_T is None
     assert any(abs(delta) > 1e-4 for one in found for delta in one.teachers[0].delta_T)
     assert "The teacher" in explain_page(folder, found)
+
+
+def test_a_teacher_behind_a_server_says_what_it_says_here(folders: Folders, tiny: Any, tmp_path: Path) -> None:
+    tiny.model(7).save_pretrained(tmp_path / "teacher")
+    tiny.tokenizer().save_pretrained(tmp_path / "teacher")
+    values = folders.config(train={"max_steps": 1}).model_dump(exclude={"bank", "teacher", "method", "opd"})
+    opd = {"teacher": str(tmp_path / "teacher"), "dtype": "float32", "loss": "sampled"}
+    run(RunConfig.model_validate({**values, "method": "opd", "opd": opd}), held_out=0)
+    folder = open_run(folders.at / "run")
+    here = scored(folder, notable(folder, None), None, {}.get)
+    with serving(Teacher()) as url:
+        served = RunConfig.model_validate({**values, "method": "opd", "opd": opd | {"server": {"urls": [url]}}})
+        there = scored(RunFolder(folder.path, served), notable(folder, None), None, {}.get)
+    for one, other in zip(here, there, strict=True):
+        assert max(map(abs, one.teachers[0].delta_T)) > 0.1
+        assert other.teachers[0].delta_T == pytest.approx(one.teachers[0].delta_T, abs=1e-4)
+        assert other.teachers[0].loss_T == pytest.approx(one.teachers[0].loss_T, abs=1e-3)
 
 
 def test_what_cannot_be_explained_is_one_line(folders: Folders) -> None:
