@@ -28,10 +28,10 @@ OF_A_MODEL = (
 def model_identity(name: str, engine: EngineConfig, served: Iterable[str] = ()) -> dict[str, Any]:
     """The model by name, and its revision on the hub or the hash of its files; an adapter with its base.
 
-    Servers draw from weights that only they know: `served` are the names that they gave.
+    Servers draw from weights that only they know: `served` are the names that they gave. Their addresses may change.
     """
     if engine.engine == "server":
-        return {"name": name, "served": sorted(set(served)), "urls": list(engine.server.urls)}
+        return {"name": name, "served": sorted(set(served))}
     path, base = locate_model(name)
     identity = {"name": name, **_content(path)}
     return identity if path == base else identity | {"base": {"name": base, **_content(base)}}

@@ -174,9 +174,11 @@ def _identity(
     seed: int,
 ) -> dict[str, Any]:
     """What is measured and how; see sgsd.provenance."""
+    from sgsd.generate.server import ServerGenerator
     from sgsd.provenance import engine_identity, model_identity, verifier_identity
 
-    served = getattr(drawer.generator, "models", {}).values()
+    generator = drawer.generator
+    served = generator.servers.models.values() if isinstance(generator, ServerGenerator) else ()
     shown = {"path": pool.path, "revision": retriever.bank.revision, "pairs": pool.k} if retriever else None
     return {
         "model": model_identity(model, drawn_by, served),

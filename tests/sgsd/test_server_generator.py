@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sgsd.cli import main
 from sgsd.config import SamplingConfig, ServerConfig
 from sgsd.errors import ConfigError, ServerError
 from sgsd.generate import Engine, Generator
@@ -280,3 +282,25 @@ def test_weights_are_pushed_once_before_the_next_draw(tiny: Any) -> None:
         generator.generate([[10]], SAMPLING, seed=2)
         assert pushes.count == 2
     assert pushes.closed
+
+
+def test_an_evaluation_by_a_server_says_so_and_goes_on(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "problems.jsonl"
+    data.write_text("".join(json.dumps({"problem": f"What is {i} ?", "answer": "1"}) + "\n" for i in range(4)))
+    refused = Script(*[good] * 2, (400, {}, b"{}"))
+    out = tmp_path / "numbers.json"
+    with serving(refused) as url:
+        command = ["eval", "--model", str(tiny_folder), "--data", str(data), "--server", url, "--max-new-tokens", "3"]
+        command += ["--batch-size", "1", "--out", str(out), "--json"]
+        assert main(command) == 1  # after two of four batches
+        assert "HTTP 400" in capsys.readouterr().err
+        assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["evaluation"]["model"] == {"name": str(tiny_folder), "served": ["student"]}
+    assert told["evaluation"]["engine"] == {"name": "server"}
+    assert told["problems"] == 4
+    prompts = [tuple(body["prompt"]) for body in refused.asked]
+    assert len(prompts) == 2 + 1 + 2  # the refused one is asked again, the first two are not
+    assert len(set(prompts)) == 4
