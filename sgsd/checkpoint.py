@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError
-from torch import nn
 
 from sgsd.errors import SGSDError, SGSDWarning, TrainingError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ABOUT_FILE = "sgsd.json"
 """In a checkpoint: method, bank, what was counted so far, and under `files` the size and CRC-32 of every other file."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOSPC
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sgsd.curve import collapsed, curve_points
 from sgsd.evaluate import EvalResult
 from sgsd.methods.gap import EngineGap
 from sgsd.teachers import Example
@@ -245,25 +246,6 @@ class TokenBudget(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.tokens() >= self.limit:
             control.should_training_stop = control.should_save = True
-
-
-def collapsed(accuracies: Sequence[float]) -> bool:
-    """True when the last two points of a curve lie below half of its best one."""
-    return len(accuracies) > 2 and all(accuracy < max(accuracies) / 2 for accuracy in accuracies[-2:])
-
-
-def curve_points(history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Points {step, tokens, accuracy, ci} among the logs of a run (`TrainerState.log_history`)."""
-    return tuple(
-        {
-            "step": log["step"],
-            "tokens": int(log["eval_tokens"]),
-            "accuracy": log["eval_accuracy"],
-            "ci": [log["eval_low"], log["eval_high"]],
-        }
-        for log in history
-        if "eval_accuracy" in log
-    )
 
 
 class ProgressLine(TrainerCallback):

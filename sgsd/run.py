@@ -29,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from sgsd.checkpoint import STAGING, no_room_is_an_error, numbered_checkpoints, put_in_place
 from sgsd.config import RunConfig, save_config
+from sgsd.curve import collapsed, curve_points
 from sgsd.errors import ConfigError, SGSDWarning, TrainingStopped
 from sgsd.evaluate import EvalResult, evaluate
 from sgsd.generate import Engine
@@ -41,8 +42,6 @@ from sgsd.progress import (
     MetricsFile,
     ProgressLine,
     TokenBudget,
-    collapsed,
-    curve_points,
 )
 from sgsd.ranks import Processes, check_wrapper, deepspeed_to_stderr, describe, together
 from sgsd.recipe import AnyTrainer, make_trainer

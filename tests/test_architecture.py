@@ -49,6 +49,7 @@ def modules_after(code: str) -> set[str]:
         pytest.param("import skillbank", id="skillbank"),
         pytest.param("import skillbank.store, skillbank.records, skillbank.rollouts", id="skillbank.store"),
         pytest.param("import skillbank.retrieve, skillbank.index, skillbank.index.embed", id="skillbank.retrieve"),
+        pytest.param("import sgsd.report.report", id="sgsd.report"),
         pytest.param("import sgsd.config, sgsd.records, sgsd.prompts", id="sgsd.config"),
     ],
 )

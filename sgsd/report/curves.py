@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sgsd.progress import curve_points
+from sgsd.curve import curve_points
 from sgsd.report.quantities import QUANTITIES, Log, Quantity, Unit
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sgsd.report.scored import Scored, TeacherSaid
+if TYPE_CHECKING:
+    from sgsd.report.scored import Scored, TeacherSaid
 
 LEVELS = (0.05, 0.3, 1.0, 3.0)
 """Bounds of the four depths of a tint, in nats. Below the first a token is left plain: as good as agreement."""

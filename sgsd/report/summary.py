@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sgsd.progress import curve_points
+from sgsd.curve import curve_points
 from sgsd.report.curves import steps_of
 from sgsd.report.folder import RunFolder
 from sgsd.report.quantities import Log

@@ -13,8 +13,8 @@ from sgsd.cli import main
 from sgsd.compare import contest
 from sgsd.compare.entrants import ARENA_METHODS, Entrant, of_arena, of_configs
 from sgsd.compare.table import interval_over_seeds, markdown, page, summary, tokens_to
+from sgsd.curve import collapsed
 from sgsd.errors import ConfigError
-from sgsd.progress import collapsed
 
 
 def arena(out: Path, **changes: Any) -> list[Entrant]:

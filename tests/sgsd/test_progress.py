@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from sgsd.progress import COUNTED, AccuracyCurve, MetricsFile, ProgressLine, Tally, curve_points, metrics_of
+from sgsd.curve import curve_points
+from sgsd.progress import COUNTED, AccuracyCurve, MetricsFile, ProgressLine, Tally, metrics_of
 from sgsd.records import Completion, Outcome, Problem, Rollout, TeacherPrompt, Verdict
 from sgsd.teachers import Example
 

@@ -11,6 +11,7 @@ import pytest
 from skillbank import curate
 from skillbank.records import Evidence, Flag, MinedPair, Mistake, Provenance, RolloutFate, Skill
 from skillbank.store import Bank
+from skillbank.store.probes import Probe, record
 
 from .conftest import Pages
 from .test_nearness import patient
@@ -74,6 +75,11 @@ def hostile(bank: Bank) -> Bank:
         bank.record_rollouts([fate])
         last = bank.ids()[-1]
         curate.tag(bank, [last, last - 1, last - 2], [attack], actor=attack)
+        told = {"at": attack, "model": attack, "data": attack, "repaired": (attack,)}
+        numbers = dict.fromkeys(("seed", "problems", "own_problems", "too_long", "pairs", "unverifiable", "repairs"), 1)
+        sides = {"right_without": 0, "right_with": 1, "regressions": 0, "difference": 1, "low": 0, "high": 1}
+        shared = {"entry_id": last, "words": attack, "revision": 1, "draws": 1, "temperature": 1}
+        record(bank, Probe.model_validate(told | numbers | sides | shared))
         with bank.change(actor=attack) as change:
             change.flag(last, [Flag(rule=attack, reason=attack)])
     return bank
