@@ -20,6 +20,7 @@ def explain_page(run: RunFolder, found: Sequence[Scored]) -> str:
         {
             "run": str(run.path),
             "method": run.config.method,
+            "local": run.config.objective.support_top_k if run.config.method == "sgsd" else 0,
             "rollouts": [_shown(one) for one in found],
             "signed": heat.signed,
             "names": NAMES,

@@ -85,7 +85,12 @@ def test_numbers_are_those_of_training(folders: Folders, sections: dict[str, Any
             assert (one.pull_T is None) == bool(folder.config.objective.support_top_k)
             before = f"{folders.model}, as it was before training"
             assert one.weights == (before if step == 1 else "checkpoint-3")
-    assert of(folder, verified(folder, 5))[0].weights_step == 3  # one step too old: the nearest
+    (older,) = of(folder, verified(folder, 5))
+    assert older.weights_step == 3  # the nearest
+    page = explain_page(folder, [older])
+    assert ": 1 step before those of training, the nearest that the run kept" in page
+    local = folder.config.objective.support_top_k
+    assert (f"renormalised on the teacher&#39;s {local} likeliest tokens" in page.replace("'", "&#39;")) == bool(local)
 
 
 def test_a_token_is_scored_as_the_scoring_function_scores_it(folders: Folders) -> None:
