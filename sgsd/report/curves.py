@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sgsd.curve import curve_points
 from sgsd.report.quantities import QUANTITIES, Log, Quantity, Unit
@@ -39,8 +39,15 @@ class Curve:
 
 
 def steps_of(logs: Sequence[Log]) -> list[Log]:
-    """The logs of optimiser steps: not those of the accuracy curve, nor the summary of the end."""
-    return [log for log in logs if "loss" in log]
+    """One log an optimiser step, without the summary of the end.
+
+    A step may have several lines: with a point of the accuracy curve TRL's trainers write what they have counted.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for log in logs:
+        if "train_runtime" not in log:
+            steps.setdefault(log["step"], {}).update(log)
+    return [log for log in steps.values() if "loss" in log]
 
 
 def curves(logs_of_runs: Sequence[Sequence[Log]]) -> tuple[list[Curve], list[Quantity]]:
