@@ -12,12 +12,15 @@ import random
 import shutil
 import signal
 import statistics
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from skillbank.building import build_bank
 from skillbank.dedupe import merge_duplicates
@@ -358,6 +361,8 @@ def run(act: Callable[[], Any]) -> None:
 
 def run_and_kill(act: Callable[[Callable[[], None]], Any], delay: float | None) -> tuple[int, bool]:
     """(How often it reported a commit, whether it was killed.) Without a delay it is left to end."""
+    # tqdm's own lock is one for all processes: killed while it was held, a child would leave the others waiting.
+    tqdm.set_lock(threading.RLock())
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -7,6 +7,7 @@ must never meet in one index; the `Fingerprint` is what tells them apart.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["Embedder", "Fingerprint", "build_lexical_embedder"]
+
+# transformers imports it where it is installed; on a CPU it then says of a faster kernel that it is not there.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 BATCH_SIZE = 64
 
