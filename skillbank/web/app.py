@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from skillbank.errors import BankBusy, BankCorrupt, BankNotFound, EntryNotFound, SkillBankError
 from skillbank.web import bulk, clusters, entries, entry, merging, overview, playground, review, revisions, training
-from skillbank.web.pages import refusal
+from skillbank.web.pages import TEMPLATES, refusal
 from skillbank.web.safety import Safety, check_csrf
 from skillbank.web.site import Site
 
@@ -33,6 +33,11 @@ def create_app(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Done before the first visitor waits for it: templates are compiled, flags and tags counted.
+        for name in TEMPLATES.list_templates(extensions=["html"]):
+            TEMPLATES.get_template(name)
+        with site.reading() as bank:
+            site.marks(bank)
         yield
         site.close()
 
