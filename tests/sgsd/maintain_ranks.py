@@ -43,7 +43,7 @@ class Spoken:
     ) -> list[list[Completion]]:
         return [[self.complete(prompt, seed // RANKS)] for prompt in prompts]
 
-    def _complete(self, prompt: Sequence[int], step: int) -> Completion:
+    def complete(self, prompt: Sequence[int], step: int) -> Completion:
         rng = random.Random(str((list(prompt), step)))
         ids = [rng.randrange(5, 38) for _ in range(rng.randrange(2, 8))]
         subject = "zorp" if sum(prompt) % 2 else "blick"
