@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
+from sgsd.arena.model import network_config
 from sgsd.arena.settings import arena_config
 from sgsd.arena.sources import load_source
 from sgsd.config import parse_config
@@ -79,20 +80,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 def make_student(folder: str, hidden: int, layers: int) -> int:
     torch.manual_seed(0)
     tokenizer = load_tokenizer(str(ARENA_BASE))
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 128,
-        head_dim=64,
-        tie_word_embeddings=True,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(network_config(tokenizer, hidden=hidden, layers=layers))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

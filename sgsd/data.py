@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from sgsd.errors import DataInvalid, DataNotFound
-from sgsd.evalsets import EvaluationSet, named
+from sgsd.evalsets import EvaluationSet, named, nearest
 from sgsd.records import Problem
 
 DAPO_PREFIX = (
@@ -251,6 +251,7 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[int, Mapping[str, Any] | 
         reason = " ".join(str(error).split())[:160]
         raise DataNotFound(
             f"no file {name}, and split {split!r} of {hub_name!r} cannot be had from the hub: {reason}"
+            + (f"; did you mean {meant}?" if (meant := nearest(name)) else "")
         ) from error
     for number, content in enumerate(rows, start=1):
         # The split is the one asked for, whatever a column of that name says.

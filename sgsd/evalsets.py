@@ -8,6 +8,7 @@ leaving `data.split` at its default.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -40,3 +41,9 @@ PAPER_NEW_TOKENS = 38_912
 def named(source: str) -> EvaluationSet | None:
     """The set of this name, whatever its case; None for any other source."""
     return BY_NAME.get(source.lower())
+
+
+def nearest(source: str) -> str | None:
+    """The name of the set that a mistyped one may have meant."""
+    found = get_close_matches(source.lower(), BY_NAME, n=1, cutoff=0.7)
+    return BY_NAME[found[0]].name if found else None

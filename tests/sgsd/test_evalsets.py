@@ -11,7 +11,7 @@ import pytest
 from sgsd.cli import main
 from sgsd.data import load_problems
 from sgsd.errors import DataInvalid
-from sgsd.evalsets import SETS, named
+from sgsd.evalsets import SETS, named, nearest
 
 ROWS: dict[str, dict[str, Any]] = {
     "AIME24": {"id": 60, "problem": "p", "solution": "s", "answer": "204", "url": "u", "year": "2024"},
@@ -50,6 +50,11 @@ def test_a_name_is_a_data_set_of_the_hub(name: str, monkeypatch: pytest.MonkeyPa
     assert problem.solution == ("s" if "solution" in ROWS[name] or name == "GSM8K" else None)
     with pytest.raises(DataInvalid, match=r"no row of split 'train': it holds test \(1\)"):
         load_problems(name, split="train")  # what a configuration trains on by default
+
+
+def test_a_mistyped_name_is_told_the_nearest() -> None:
+    assert [nearest(name) for name in ("math500", "aime2024", "gsm-8k")] == ["MATH-500", "AIME24", "GSM8K"]
+    assert nearest("my/problems") is None
 
 
 def test_names_are_read_in_any_case() -> None:
